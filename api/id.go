@@ -140,8 +140,8 @@ func ParseRange(s string) (Range, error) {
 	return NewRange(first, last), nil
 }
 
-// acked is how an ack names what it acked: the id of one log, "first..last" of several.
-func (r Range) acked() string {
+// Acked is how an ack names what it acked: the id of one log, "first..last" of several.
+func (r Range) Acked() string {
 	if r.set && r.First == r.Last {
 		return r.First.String()
 	}

@@ -167,6 +167,7 @@ type AckRequest struct {
 	ClaimNext bool   // claim the next logs in the same transaction; needs Token
 	Count     *int   // of that next claim alone
 	Logs      []NewLog
+	One       bool // Logs was given as one log, not as a list
 }
 
 // Validate answers the 400 that r deserves; Logs are taken as valid.

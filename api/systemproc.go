@@ -60,11 +60,15 @@ func (p Processor) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(p))
 }
 
-// UnmarshalJSON reads a string or an object; strictly, as DecodeJSON does.
+// UnmarshalJSON reads a string or an object; strictly, as DecodeJSON does. Anything else is CodeNoValidProcessor.
 func (p *Processor) UnmarshalJSON(data []byte) error {
-	if data[0] == '"' {
+	switch data[0] {
+	case '"':
 		*p = Processor{URL: unquote(data), Bare: true}
 		return nil
+	case '{':
+	default:
+		return Errorf(CodeNoValidProcessor, "processor is a URL, {url, timeout, headers} or {inline}")
 	}
 	type plain Processor
 	return DecodeJSON(data, (*plain)(p))

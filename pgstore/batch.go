@@ -1,0 +1,472 @@
+package pgstore
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// needs gathers the rows that a batch locks.
+type needs struct {
+	keys    map[keyID]*api.IdempotencyKey
+	procs   map[string]struct{}
+	topics  map[string]struct{}
+	windows []func(*batch) window // logs whose sizes a claim will ask for, told once the procs are known
+}
+
+func newNeeds() *needs {
+	return &needs{keys: map[keyID]*api.IdempotencyKey{}, procs: map[string]struct{}{}, topics: map[string]struct{}{}}
+}
+
+func (n *needs) proc(name string) { n.procs[name] = struct{}{} }
+
+func (n *needs) logs(logs []api.NewLog) {
+	for i := range logs {
+		n.topics[logs[i].Topic] = struct{}{}
+	}
+}
+
+// rows names the procs' and topics' rows: "p:name", "t:name".
+func (n *needs) rows() []string {
+	rows := make([]string, 0, len(n.procs)+len(n.topics))
+	for name := range n.procs {
+		rows = append(rows, "p:"+name)
+	}
+	for name := range n.topics {
+		rows = append(rows, "t:"+name)
+	}
+	return rows
+}
+
+// topicRow is a topic in a batch.
+type topicRow struct {
+	id     int64
+	name   string
+	first  int64
+	head   int64 // with the batch's own logs
+	lastTS int64
+	stored int64   // the head before the batch
+	added  []entry // the batch's own logs, from seq stored on
+}
+
+// entry is what a claim needs to know of a log.
+type entry struct {
+	ts   int64
+	size int64
+}
+
+// window is a run of stored logs: n from its first on.
+type window struct {
+	windowStart
+	n int64
+}
+
+type windowStart struct {
+	topic int64
+	first int64
+}
+
+// fetched is what was read of a window; it may be shorter than n only if logs are missing.
+type fetched struct {
+	n       int64
+	entries []entry
+}
+
+// batch is one transaction for several requests. Its maps hold the locked rows; ops change them in memory, in order of
+// arrival; commit writes what has changed.
+type batch struct {
+	lane  *lane
+	store *Store
+	conn  *pgx.Conn
+	id    string // a UUID, written with the batch
+	now   int64
+
+	topics  map[string]*topicRow // locked, by name
+	byID    map[int64]*topicRow  // locked, and those of locked procs as of now
+	procs   map[string]*procRow  // locked, by name; expired liveProcs are left out
+	keys    map[keyID]*keyRow
+	entries map[windowStart]fetched
+	answers []error // one a request
+
+	logs          logColumns
+	touched    map[*topicRow]struct{}
+	changed    map[*procRow]struct{}
+	ackAnswers map[int64]ackAnswer
+}
+
+// logColumns are the logs to insert.
+type logColumns struct {
+	topics, seqs, tss []int64
+	bodies            [][]byte
+}
+
+func newBatch(l *lane) *batch {
+	return &batch{lane: l, store: l.store, conn: l.conn, id: newUUID(),
+		topics: map[string]*topicRow{}, byID: map[int64]*topicRow{}, procs: map[string]*procRow{},
+		keys: map[keyID]*keyRow{}, entries: map[windowStart]fetched{},
+		touched: map[*topicRow]struct{}{}, changed: map[*procRow]struct{}{}, ackAnswers: map[int64]ackAnswer{}}
+}
+
+// prepare begins the transaction, locks what the requests need, and lets each decide. missing are topics that are to be
+// made before the batch can go on.
+func (b *batch) prepare(ctx context.Context, requests []*request) (missing []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockPhase)
+	defer cancel()
+	n := newNeeds()
+	for _, r := range requests {
+		r.op.needs(n)
+	}
+	if err := b.lock(ctx, n); err != nil {
+		return nil, err
+	}
+	for name := range n.topics {
+		if b.topics[name] == nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return missing, nil
+	}
+	if err := b.fetchWindows(ctx, n.windows); err != nil {
+		return nil, err
+	}
+	b.answers = make([]error, len(requests))
+	for i, r := range requests {
+		err := r.op.apply(ctx, b)
+		if api.CodeOf(err) == api.CodeInternal { // PostgreSQL's: the transaction is spoilt
+			return nil, err
+		}
+		b.answers[i] = err
+	}
+	return nil, nil
+}
+
+// lock begins the transaction and locks rows in the one order that all transactions keep, in one round trip.
+func (b *batch) lock(ctx context.Context, n *needs) error {
+	q := &pgx.Batch{}
+	q.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	b.queueKeys(q, n)
+	if len(n.procs) > 0 {
+		names := sortedKeys(n.procs)
+		q.Queue(b.store.q("SELECT "+procColumns+" FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE"), names).
+			Query(func(rows pgx.Rows) error {
+				return eachProc(rows, func(p *procRow) { b.procs[p.Name] = p })
+			})
+	}
+	if len(n.topics) > 0 {
+		q.Queue(b.store.q("SELECT id, name, first, head, last_ts FROM ns.topics WHERE name = ANY($1) ORDER BY id FOR UPDATE"),
+			sortedKeys(n.topics)).Query(func(rows pgx.Rows) error {
+			return b.eachTopic(rows, func(t *topicRow) {
+				b.topics[t.name] = t
+				b.byID[t.id] = t
+			})
+		})
+	}
+	if len(n.procs) > 0 {
+		// A claim only reads its topic: the logs below the head that it sees cannot change, and GC keeps them for the proc.
+		q.Queue(b.store.q(`SELECT id, name, first, head, last_ts FROM ns.topics
+			WHERE id IN (SELECT topic_id FROM ns.procs WHERE name = ANY($1))`), sortedKeys(n.procs)).
+			Query(func(rows pgx.Rows) error {
+				return b.eachTopic(rows, func(t *topicRow) {
+					if b.byID[t.id] == nil {
+						b.byID[t.id] = t
+					}
+				})
+			})
+	}
+	q.Queue(b.store.q("SELECT ns.now_ms()")).QueryRow(func(row pgx.Row) error { return row.Scan(&b.now) })
+	if err := b.conn.SendBatch(ctx, q).Close(); err != nil {
+		return err
+	}
+	for name, p := range b.procs {
+		if topic := b.byID[p.TopicID]; topic == nil || p.gone(b.now) {
+			delete(b.procs, name)
+		} else {
+			p.Topic = topic.name
+			if p.Expire(b.now) {
+				b.changed[p] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+func (b *batch) eachTopic(rows pgx.Rows, f func(*topicRow)) error {
+	defer rows.Close()
+	for rows.Next() {
+		t := &topicRow{}
+		if err := rows.Scan(&t.id, &t.name, &t.first, &t.head, &t.lastTS); err != nil {
+			return err
+		}
+		t.stored = t.head
+		f(t)
+	}
+	return rows.Err()
+}
+
+// proc answers a locked proc, or CodeInvalidProc.
+func (b *batch) proc(name string) (*procRow, error) {
+	if p := b.procs[name]; p != nil {
+		return p, nil
+	}
+	return nil, unknownProc(name)
+}
+
+// add commits logs to the batch's topics and answers their ids: one timestamp for all of them.
+func (b *batch) add(logs []api.NewLog) []api.ID {
+	ts := b.now
+	for i := range logs {
+		ts = max(ts, b.topics[logs[i].Topic].lastTS)
+	}
+	ids := make([]api.ID, len(logs))
+	for i := range logs {
+		t := b.topics[logs[i].Topic]
+		ids[i] = api.ID{TS: ts, Seq: t.head}
+		b.logs.topics = append(b.logs.topics, t.id)
+		b.logs.seqs = append(b.logs.seqs, t.head)
+		b.logs.tss = append(b.logs.tss, ts)
+		b.logs.bodies = append(b.logs.bodies, logs[i].Body)
+		t.added = append(t.added, entry{ts, int64(len(logs[i].Body))})
+		t.head++
+		t.lastTS = ts
+		b.touched[t] = struct{}{}
+	}
+	return ids
+}
+
+// claim hands out the next logs of p, which can be claimed; nil when there are none. count 0 is the proc's own.
+func (b *batch) claim(ctx context.Context, p *procRow, count int) (*api.Claim, error) {
+	t := b.byID[p.TopicID]
+	first, most, retry := p.Window(count)
+	r := p.Retry
+	if !retry {
+		n := min(int64(most), t.head-first)
+		if n <= 0 {
+			return nil, nil
+		}
+		entries, err := b.window(ctx, t, first, n)
+		if err != nil {
+			return nil, err
+		}
+		last, bytes := 0, entries[0].size
+		for last+1 < len(entries) && bytes+entries[last+1].size <= api.MaxPageBytes {
+			last++
+			bytes += entries[last].size
+		}
+		r = api.NewRange(api.ID{TS: entries[0].ts, Seq: first}, api.ID{TS: entries[last].ts, Seq: first + int64(last)})
+	}
+	p.Take(b.now, r, count, newToken())
+	b.changed[p] = struct{}{}
+	claim := *p.Claim
+	return &claim, nil
+}
+
+// window answers the n entries of t from seq first on, all of which exist.
+func (b *batch) window(ctx context.Context, t *topicRow, first, n int64) ([]entry, error) {
+	var entries []entry
+	if stored := min(n, t.stored-first); stored > 0 {
+		w := window{windowStart{t.id, first}, stored}
+		if b.entries[w.windowStart].n < stored {
+			if err := b.fetch(ctx, []window{w}); err != nil {
+				return nil, err
+			}
+		}
+		got := b.entries[w.windowStart].entries
+		if int64(len(got)) < stored {
+			return nil, errGone
+		}
+		entries = got[:stored:stored]
+	}
+	if own := first + n - t.stored; own > 0 {
+		from := max(0, first-t.stored)
+		entries = append(entries, t.added[from:own]...)
+	}
+	return entries, nil
+}
+
+// fetchWindows reads ahead what the requests' claims will ask for.
+func (b *batch) fetchWindows(ctx context.Context, windows []func(*batch) window) error {
+	wanted := map[windowStart]int64{}
+	for _, f := range windows {
+		w := f(b)
+		if t := b.byID[w.topic]; t != nil {
+			w.n = min(w.n, t.stored-w.first)
+			if w.n > wanted[w.windowStart] {
+				wanted[w.windowStart] = w.n
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	list := make([]window, 0, len(wanted))
+	for start, n := range wanted {
+		list = append(list, window{start, n})
+	}
+	return b.fetch(ctx, list)
+}
+
+func (b *batch) fetch(ctx context.Context, windows []window) error {
+	topics, firsts, ends := make([]int64, len(windows)), make([]int64, len(windows)), make([]int64, len(windows))
+	for i, w := range windows {
+		topics[i], firsts[i], ends[i] = w.topic, w.first, w.first+w.n
+		b.entries[w.windowStart] = fetched{n: w.n, entries: make([]entry, 0, w.n)}
+	}
+	rows, err := b.conn.Query(ctx, b.store.q(`SELECT w.i, l.ts, octet_length(l.body)::bigint
+		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (topic, first, beyond, i)
+		CROSS JOIN LATERAL (SELECT seq, ts, body FROM ns.logs
+			WHERE topic_id = w.topic AND seq >= w.first AND seq < w.beyond ORDER BY seq) AS l
+		ORDER BY w.i, l.seq`), topics, firsts, ends)
+	if err != nil {
+		return err
+	}
+	var i int64
+	var e entry
+	_, err = pgx.ForEachRow(rows, []any{&i, &e.ts, &e.size}, func() error {
+		f := b.entries[windows[i-1].windowStart]
+		f.entries = append(f.entries, e)
+		b.entries[windows[i-1].windowStart] = f
+		return nil
+	})
+	return err
+}
+
+// commit writes what has changed and commits, in one round trip. nil means committed; errUnknown that it could not be
+// found out; everything else that nothing was.
+func (b *batch) commit(ctx context.Context) error {
+	if len(b.touched) == 0 && len(b.changed) == 0 {
+		b.lane.rollback(ctx) // nothing to write: the locks were all
+		return nil
+	}
+	q := &pgx.Batch{}
+	if len(b.logs.seqs) > 0 {
+		q.Queue(b.store.q(`INSERT INTO ns.logs (topic_id, seq, ts, body)
+			SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[])`),
+			b.logs.topics, b.logs.seqs, b.logs.tss, b.logs.bodies)
+		var ids, heads, tss []int64
+		for t := range b.touched {
+			ids, heads, tss = append(ids, t.id), append(heads, t.head), append(tss, t.lastTS)
+		}
+		q.Queue(b.store.q(`UPDATE ns.topics AS t SET head = u.head, last_ts = u.ts,
+				created_at = CASE WHEN t.head = 0 THEN u.ts ELSE t.created_at END
+			FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (id, head, ts) WHERE t.id = u.id`), ids, heads, tss)
+	}
+	if len(b.changed) > 0 {
+		b.store.queueProcs(q, b.changedProcs())
+	}
+	b.queueAckAnswers(q)
+	b.queueKeyAnswers(q)
+	q.Queue(b.store.q(`INSERT INTO ns.lanes (server, lane, batch, written_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at`),
+		b.store.server, b.lane.number, b.id, b.now)
+	q.Queue("COMMIT")
+
+	b.lane.warned = false
+	sent, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	err := b.conn.SendBatch(sent, q).Close()
+	switch {
+	case err == nil && !b.lane.warned:
+		return nil
+	case sqlState(err) != "" && !disconnected(err): // refused
+		b.lane.rollback(ctx)
+		return err
+	}
+	return b.lane.resolve(ctx, b.id)
+}
+
+func (b *batch) changedProcs() []*procRow {
+	procs := make([]*procRow, 0, len(b.changed))
+	for p := range b.changed {
+		procs = append(procs, p)
+	}
+	slices.SortFunc(procs, func(p, q *procRow) int { return cmp.Compare(p.ID, q.ID) })
+	return procs
+}
+
+// announce tells waiters what the committed batch has changed.
+func (b *batch) announce() {
+	var c changes
+	for t := range b.touched {
+		c.topic(t.name, t.head)
+	}
+	for p := range b.changed {
+		c.proc(p.Name, p.Kind)
+	}
+	b.store.meters.committed(len(b.logs.seqs))
+	b.store.hub.publish(c)
+}
+
+// ackAnswer is what the last ackCommit of a proc answered.
+type ackAnswer struct {
+	token string
+	body  ackAnswerBody
+}
+
+type ackAnswerBody struct {
+	Acked string   `json:"acked"`
+	IDs   []api.ID `json:"ids,omitempty"`
+	One   bool     `json:"one,omitempty"`
+}
+
+func (b *batch) queueAckAnswers(q *pgx.Batch) {
+	if len(b.ackAnswers) == 0 {
+		return
+	}
+	var ids []int64
+	var tokens []string
+	var answers [][]byte
+	for id, a := range b.ackAnswers {
+		body, _ := json.Marshal(a.body) // strings and numbers alone
+		ids, tokens, answers = append(ids, id), append(tokens, a.token), append(answers, body)
+	}
+	q.Queue(b.store.q(`INSERT INTO ns.ack_answers (proc_id, token, answer)
+		SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])
+		ON CONFLICT (proc_id) DO UPDATE SET token = excluded.token, answer = excluded.answer`), ids, tokens, answers)
+}
+
+// held tells which of the rows that the requests need are locked by others right now.
+func (l *lane) held(ctx context.Context, requests []*request) (map[string]bool, error) {
+	n := newNeeds()
+	for _, r := range requests {
+		r.op.needs(n)
+	}
+	held := map[string]bool{}
+	for _, kind := range []struct {
+		prefix, table string
+		names         map[string]struct{}
+	}{{"p:", "ns.procs", n.procs}, {"t:", "ns.topics", n.topics}} {
+		if len(kind.names) == 0 {
+			continue
+		}
+		rows, err := l.store.pool.Query(ctx, l.store.q(strings.ReplaceAll(`SELECT name FROM TABLE WHERE name = ANY($1) AND name NOT IN
+			(SELECT name FROM TABLE WHERE name = ANY($1) FOR UPDATE SKIP LOCKED)`, "TABLE", kind.table)), sortedKeys(kind.names))
+		if err != nil {
+			return nil, err
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			held[kind.prefix+name] = true
+		}
+	}
+	return held, nil
+}
+
+func sortedKeys(m map[string]struct{}) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

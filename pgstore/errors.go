@@ -1,0 +1,93 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pipeproc/api"
+)
+
+// SQLSTATEs that mean something here.
+const (
+	stateLockTimeout     = "55P03"
+	stateSerialization   = "40001"
+	stateDeadlock        = "40P01"
+	stateAdminShutdown   = "57P01"
+	stateTooManyConns    = "53300"
+	stateClassConnection = "08"
+	stateClassOperator   = "57" // shut down, starting up, cancelled
+	stateClassResources  = "53" // disk full, memory, connections
+)
+
+// sqlState is PostgreSQL's code for err, "" when PostgreSQL did not answer.
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// retryable reports whether the same transaction may succeed when it is run again at once.
+func retryable(err error) bool {
+	state := sqlState(err)
+	return state == stateSerialization || state == stateDeadlock
+}
+
+// disconnected reports whether err says that the connection is gone or the server cannot be used now.
+func disconnected(err error) bool {
+	if err == nil {
+		return false
+	}
+	state := sqlState(err)
+	if state == "" {
+		var refusal *api.Error
+		return !errors.As(err, &refusal)
+	}
+	return state[:2] == stateClassConnection || state[:2] == stateClassOperator || state == stateTooManyConns
+}
+
+// mapError turns what PostgreSQL and the network answer into what a caller is told. Refusals and cancellation pass;
+// whatever is unknown stays, and is the caller's CodeInternal.
+func mapError(err error) error {
+	var refusal *api.Error
+	var connect *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case err == nil, errors.As(err, &refusal), errors.Is(err, context.Canceled):
+		return err
+	case sqlState(err) == stateLockTimeout:
+		return overloaded("the rows are locked by another client of the database")
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &connect), errors.As(err, &network),
+		pgconn.Timeout(err), sqlState(err) != "" && (disconnected(err) || sqlState(err)[:2] == stateClassResources):
+		return unavailable(err)
+	case sqlState(err) == "" && pgconn.SafeToRetry(err):
+		return unavailable(err)
+	}
+	return err
+}
+
+// unavailableError is CodeUnavailable to the caller, with its cause for the log.
+type unavailableError struct {
+	refusal *api.Error
+	cause   error
+}
+
+func (e *unavailableError) Unwrap() []error { return []error{e.refusal, e.cause} }
+func (e *unavailableError) Error() string   { return e.refusal.Error() + ": " + e.cause.Error() }
+
+func unavailable(cause error) error {
+	e := api.Errorf(api.CodeUnavailable, "the database cannot be reached; whether a write was done is unknown")
+	e.RetryAfter = time.Second
+	return &unavailableError{e, cause}
+}
+
+func overloaded(format string, args ...any) error {
+	e := api.Errorf(api.CodeOverloaded, format, args...)
+	e.RetryAfter = time.Second
+	return e
+}

@@ -1,0 +1,271 @@
+package pgstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// removeBatch is how many logs one transaction removes from the table.
+const removeBatch = 10_000
+
+// Collect implements api.Collector. A topic's logs are given up under its lock, by moving its first retained seq in a
+// short transaction; their rows are removed afterwards, in bounded batches that no commit waits for.
+func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, error) {
+	run := api.GCRun{Topics: []api.Collected{}}
+	rows, err := s.pool.Query(ctx, s.q("SELECT id FROM ns.topics WHERE head > 0 ORDER BY name"))
+	if err != nil {
+		return run, mapError(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return run, mapError(err)
+	}
+	for _, id := range ids {
+		row, err := s.collectTopic(ctx, id, minPruneTime)
+		if err != nil {
+			return run, err
+		}
+		if row != nil {
+			run.Topics = append(run.Topics, *row)
+			s.meters.collected.Add(float64(row.Collected))
+		}
+		if err := ctx.Err(); err != nil {
+			return run, err
+		}
+	}
+	if err := s.removeRows(ctx); err != nil {
+		return run, err
+	}
+	topics, err := json.Marshal(run.Topics)
+	if err != nil {
+		return run, err
+	}
+	_, err = s.pool.Exec(ctx, s.q(`INSERT INTO ns.gc_runs (finished_at, topics) VALUES (ns.now_ms(), $1)
+		ON CONFLICT (only) DO UPDATE SET finished_at = excluded.finished_at, topics = excluded.topics`), string(topics))
+	return run, mapError(err)
+}
+
+// collectTopic gives up the logs of one topic that GC may take; nil when the topic is gone.
+func (s *Store) collectTopic(ctx context.Context, id, minPruneTime int64) (row *api.Collected, err error) {
+	err = s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		row = nil
+		t := lockedTopic{id: id}
+		var now int64
+		err := tx.QueryRow(ctx, s.q("SELECT name, first, head, last_ts FROM ns.topics WHERE id = $1 FOR UPDATE"), id).
+			Scan(&t.name, &t.First, &t.Head, &t.LastTS)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err == nil {
+			err = tx.QueryRow(ctx, s.q("SELECT ns.now_ms()")).Scan(&now)
+		}
+		if err != nil {
+			return err
+		}
+		first, err := s.search(ctx, tx, id, t.TopicState)(max(now-minPruneTime+1, math.MinInt64))
+		if err != nil {
+			return err
+		}
+		floor, err := s.floor(ctx, tx, id, now)
+		if err != nil {
+			return err
+		}
+		first = max(t.First, min(first, floor))
+		row = &api.Collected{Topic: t.name, Collected: first - t.First}
+		if row.FirstID, err = s.firstID(ctx, tx, id, first, t.Head); err != nil || first == t.First {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.q("UPDATE ns.topics SET first = $2 WHERE id = $1"), id, first)
+		return err
+	})
+	return row, err
+}
+
+// floor is the first seq that the procs of a locked topic keep. A proc that is being created waits for the topic's lock,
+// so none is missed; expired liveProcs keep nothing.
+func (s *Store) floor(ctx context.Context, tx pgx.Tx, topic, now int64) (int64, error) {
+	rows, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE topic_id = $1"), topic)
+	if err != nil {
+		return 0, err
+	}
+	floor := int64(math.MaxInt64)
+	err = eachProc(rows, func(p *procRow) {
+		if !p.gone(now) {
+			p.Expire(now)
+			floor = min(floor, p.Floor())
+		}
+	})
+	return floor, err
+}
+
+// removeRows removes the rows of logs that were given up, and those of deleted topics.
+func (s *Store) removeRows(ctx context.Context) error {
+	for {
+		var id, from, to int64
+		err := s.pool.QueryRow(ctx, s.q("SELECT id, removed, first FROM ns.topics WHERE removed < first LIMIT 1")).Scan(&id, &from, &to)
+		if errors.Is(err, pgx.ErrNoRows) {
+			break
+		}
+		if err != nil {
+			return mapError(err)
+		}
+		to = min(to, from+removeBatch)
+		if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3"), id, from, to); err != nil {
+			return mapError(err)
+		}
+		// Two servers may do this at once: the greater mark stays, and neither passes rows that are still there.
+		if _, err := s.pool.Exec(ctx, s.q("UPDATE ns.topics SET removed = greatest(removed, $2) WHERE id = $1"), id, to); err != nil {
+			return mapError(err)
+		}
+	}
+	for {
+		var id int64
+		err := s.pool.QueryRow(ctx, s.q("SELECT id FROM ns.dropped_topics ORDER BY id LIMIT 1")).Scan(&id)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return mapError(err)
+		}
+		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.logs WHERE topic_id = $1
+			AND seq IN (SELECT seq FROM ns.logs WHERE topic_id = $1 ORDER BY seq LIMIT $2)`), id, removeBatch)
+		if err != nil {
+			return mapError(err)
+		}
+		if tag.RowsAffected() == 0 {
+			if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.dropped_topics WHERE id = $1"), id); err != nil {
+				return mapError(err)
+			}
+		}
+	}
+}
+
+// LastCollect implements api.Collector.
+func (s *Store) LastCollect(ctx context.Context) (api.GCRun, error) {
+	run := api.GCRun{Topics: []api.Collected{}}
+	var topics string
+	err := s.pool.QueryRow(ctx, s.q("SELECT finished_at, topics FROM ns.gc_runs")).Scan(&run.FinishedAt, &topics)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return run, nil
+	}
+	if err != nil {
+		return run, mapError(err)
+	}
+	return run, json.Unmarshal([]byte(topics), &run.Topics)
+}
+
+// sweepBatch is how many procs one transaction of the sweep touches.
+const sweepBatch = 500
+
+// Sweep implements api.Collector.
+func (s *Store) Sweep(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{s.sweepTimeouts, s.sweepLiveProcs, s.sweepReserved, s.sweepKeys, s.removeRows} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepTimeouts applies the time-outs that are due.
+func (s *Store) sweepTimeouts(ctx context.Context) error {
+	return s.sweepProcs(ctx, "status = 'active' AND claim_token <> '' AND claim_expires_at <= ns.now_ms()",
+		func(ctx context.Context, tx pgx.Tx, now int64, procs []*procRow) error {
+			for _, p := range procs {
+				if p.Expire(now) {
+					s.meters.reclaims.Inc()
+				}
+			}
+			return s.writeProc(ctx, tx, procs...)
+		})
+}
+
+// sweepLiveProcs forgets expired liveProcs.
+func (s *Store) sweepLiveProcs(ctx context.Context) error {
+	return s.sweepProcs(ctx, "expires_at <= ns.now_ms()",
+		func(ctx context.Context, tx pgx.Tx, _ int64, procs []*procRow) error { return s.forgetProcs(ctx, tx, procs...) })
+}
+
+// sweepProcs runs f on the procs that meet condition, in batches, passing over those that somebody has locked: whoever
+// it is applies what is due himself, or the next sweep does.
+func (s *Store) sweepProcs(ctx context.Context, condition string, f func(ctx context.Context, tx pgx.Tx, now int64, procs []*procRow) error) error {
+	for {
+		var procs []*procRow
+		err := s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			procs = nil
+			rows, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE "+condition+` ORDER BY id LIMIT $1
+				FOR UPDATE SKIP LOCKED`), sweepBatch)
+			if err != nil {
+				return err
+			}
+			if err := eachProc(rows, func(p *procRow) { procs = append(procs, p) }); err != nil || len(procs) == 0 {
+				return err
+			}
+			var now int64
+			if err := tx.QueryRow(ctx, s.q("SELECT ns.now_ms()")).Scan(&now); err != nil {
+				return err
+			}
+			return f(ctx, tx, now, procs)
+		})
+		if err != nil {
+			return err
+		}
+		if len(procs) == 0 {
+			return nil
+		}
+		s.hub.publish(changesOf(procs...))
+		if len(procs) < sweepBatch {
+			return nil
+		}
+	}
+}
+
+// sweepReserved removes names that were reserved for a commit which then was refused.
+func (s *Store) sweepReserved(ctx context.Context) error {
+	_, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.topics AS t WHERE head = 0
+		AND NOT EXISTS (SELECT FROM ns.procs WHERE topic_id = t.id)
+		AND id IN (SELECT id FROM ns.topics WHERE head = 0 ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)`))
+	return mapError(err)
+}
+
+// sweepKeys removes idempotency keys that are no longer known, and lanes of servers long gone.
+func (s *Store) sweepKeys(ctx context.Context) error {
+	const laneLife = 7 * 24 * time.Hour
+	for _, stale := range []struct {
+		sql  string
+		life int64
+	}{
+		{"DELETE FROM ns.idempotency_keys WHERE created_at < ns.now_ms() - $1", keyLife},
+		{"DELETE FROM ns.lanes WHERE written_at < ns.now_ms() - $1", laneLife.Milliseconds()},
+	} {
+		if _, err := s.pool.Exec(ctx, s.q(stale.sql), stale.life); err != nil {
+			return mapError(err)
+		}
+	}
+	return nil
+}
+
+// Ready implements api.Health.
+func (s *Store) Ready(ctx context.Context) error {
+	latest, err := latestMigration()
+	if err != nil {
+		return err
+	}
+	version, dirty, err := s.schemaVersion(ctx, s.pool)
+	if err != nil {
+		return unavailable(err)
+	}
+	if version < latest || dirty {
+		e := api.Errorf(api.CodeUnavailable, "the database's schema is not current")
+		e.RetryAfter = time.Second
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// CreateLiveProc implements api.LiveProcs.
+func (s *Store) CreateLiveProc(ctx context.Context, spec api.LiveProcSpec) (api.Proc, error) {
+	options := api.ProcOptions{Topic: spec.Topic, Count: spec.Count, OnMaxReclaimsReached: api.OnMaxContinue}
+	if spec.Mode == api.ModeLive {
+		options.Offset = "$>"
+	}
+	ttl := int64(api.DefaultLiveTTL)
+	if spec.TTL != nil {
+		ttl = *spec.TTL
+	}
+	p, _, err := s.createProc(ctx, newProc{name: "liveproc-" + newUUID(), kind: api.KindLive, options: options, ttl: ttl})
+	if err != nil {
+		return api.Proc{}, err
+	}
+	return p.Proc, nil
+}
+
+// streamRow is a row of live_streams.
+type streamRow struct {
+	connections int64
+	connection  int64
+	instance    string // "" while no stream is open
+	openUntil   int64
+	cancelled   bool
+}
+
+// open reports whether a stream holds the liveProc at the time now.
+func (r *streamRow) open(now int64) bool { return r.instance != "" && r.openUntil > now }
+
+func (s *Store) readStream(ctx context.Context, q querier, proc int64) (r streamRow, err error) {
+	err = q.QueryRow(ctx, s.q("SELECT connections, connection, instance, open_until, cancelled FROM ns.live_streams WHERE proc_id = $1"), proc).
+		Scan(&r.connections, &r.connection, &r.instance, &r.openUntil, &r.cancelled)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return streamRow{}, nil
+	}
+	return r, err
+}
+
+// writeStream writes the stream of a liveProc whose row is locked.
+func (s *Store) writeStream(ctx context.Context, tx pgx.Tx, proc int64, r streamRow) error {
+	_, err := tx.Exec(ctx, s.q(`INSERT INTO ns.live_streams (proc_id, connections, connection, instance, open_until, cancelled)
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (proc_id) DO UPDATE SET connections = excluded.connections,
+			connection = excluded.connection, instance = excluded.instance, open_until = excluded.open_until,
+			cancelled = excluded.cancelled`), proc, r.connections, r.connection, r.instance, r.openUntil, r.cancelled)
+	return err
+}
+
+// onLiveProc runs f with a liveProc and its stream locked, and writes both.
+func (s *Store) onLiveProc(ctx context.Context, name string, f func(now int64, p *procRow, r *streamRow) error) (*procRow, error) {
+	var p *procRow
+	err := s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		var now int64
+		var err error
+		if p, now, err = s.lockProc(ctx, tx, name); err != nil {
+			return err
+		}
+		if p.Kind != api.KindLive {
+			return unknownProc(name)
+		}
+		r, err := s.readStream(ctx, tx, p.ID)
+		if err != nil {
+			return err
+		}
+		if err := f(now, p, &r); err != nil {
+			return err
+		}
+		if err := s.writeStream(ctx, tx, p.ID, r); err != nil {
+			return err
+		}
+		return s.writeProc(ctx, tx, p)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.hub.publish(changesOf(p))
+	return p, nil
+}
+
+// OpenStream implements api.LiveProcs.
+func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (stream api.Stream, _ api.Proc, ok bool, err error) {
+	p, err := s.onLiveProc(ctx, name, func(now int64, p *procRow, r *streamRow) error {
+		stream, ok = api.Stream{LiveProc: name, Connection: connection, Instance: newUUID()}, false
+		switch {
+		case connection == 0:
+			if err := streamable(p); err != nil {
+				return err
+			}
+			stream.Connection = r.connections + 1
+		case p.Status == api.StatusDisabled || r.cancelled || r.open(now) && r.connection > connection:
+			return nil
+		}
+		ok = true
+		r.connections = max(r.connections, stream.Connection)
+		r.connection, r.instance, r.openUntil = stream.Connection, stream.Instance, now+api.StreamLease
+		p.keep(now, max(p.TTL, api.StreamLease))
+		return nil
+	})
+	if err != nil {
+		return api.Stream{}, api.Proc{}, false, err
+	}
+	return stream, p.Proc, ok, nil
+}
+
+// Turn implements api.LiveProcs.
+func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn api.StreamTurn, err error) {
+	procs, err := s.readProcs(ctx, s.pool, "p.name = $1", stream.LiveProc)
+	if err != nil {
+		return turn, mapError(err)
+	}
+	if len(procs) == 0 {
+		return s.ended(ctx, stream)
+	}
+	p := procs[0]
+	r, err := s.readStream(ctx, s.pool, p.ID)
+	if err != nil {
+		return turn, mapError(err)
+	}
+	turn = api.StreamTurn{Proc: p.Proc, Wait: -1}
+	switch {
+	case r.instance != stream.Instance:
+		turn.End = api.EndReplaced
+		return turn, nil
+	case r.cancelled:
+		turn.End = api.EndCancelled
+		return turn, nil
+	case p.Status == api.StatusDisabled:
+		turn.End = api.EndDisabled
+		return turn, nil
+	}
+	claim := p.Claim
+	if claim == nil && p.Lag > 0 {
+		o := &claimOp{names: []string{stream.LiveProc}, role: api.KindLive, request: func(string) api.ClaimRequest { return api.ClaimRequest{} }}
+		if err := s.submit(ctx, o); err != nil {
+			switch api.CodeOf(err) { // what has changed meanwhile wakes the stream up again
+			case api.CodeAlreadyClaimed, api.CodeProcIsDisabled, api.CodeInvalidProc:
+				turn.Wait = 1
+				return turn, nil
+			}
+			return turn, err
+		}
+		if claim = o.claim; claim != nil {
+			p = &o.proc
+		}
+	}
+	if claim == nil {
+		return turn, nil
+	}
+	if claim.ExpiresAt != nil {
+		turn.Wait = s.until(ctx, *claim.ExpiresAt).Milliseconds()
+	}
+	if claim.Token == held {
+		return turn, nil
+	}
+	turn.Claimed, err = s.deliver(ctx, p, *claim)
+	if code := api.CodeOf(err); code == api.CodeClaimLost || code == api.CodeInvalidTopic {
+		turn.Wait, err = 1, nil // the next turn tells why
+	}
+	return turn, err
+}
+
+// ended tells why a liveProc is gone: it was destroyed unless its time was over. An expired one's row stays until the
+// sweep, or its name is known from what the sweep left.
+func (s *Store) ended(ctx context.Context, stream api.Stream) (api.StreamTurn, error) {
+	var expired bool
+	err := s.pool.QueryRow(ctx, s.q("SELECT EXISTS (SELECT FROM ns.procs WHERE name = $1)"), stream.LiveProc).Scan(&expired)
+	if err != nil {
+		return api.StreamTurn{}, mapError(err)
+	}
+	if expired {
+		return api.StreamTurn{End: api.EndExpired}, nil
+	}
+	return api.StreamTurn{End: api.EndDestroyed}, nil
+}
+
+// KeepStream implements api.LiveProcs.
+func (s *Store) KeepStream(ctx context.Context, stream api.Stream) error {
+	return s.touchStream(ctx, stream, func(now int64, p *procRow, r *streamRow) {
+		r.openUntil = now + api.StreamLease
+		p.keep(now, max(p.TTL, api.StreamLease))
+	})
+}
+
+// CloseStream implements api.LiveProcs.
+func (s *Store) CloseStream(ctx context.Context, stream api.Stream) error {
+	return s.touchStream(ctx, stream, func(now int64, p *procRow, r *streamRow) {
+		r.instance = ""
+		if p.ExpiresAt != nil {
+			at := now + p.TTL
+			p.ExpiresAt = &at
+		}
+	})
+}
+
+var errNotTheStream = errors.New("the liveProc has another stream")
+
+func (s *Store) touchStream(ctx context.Context, stream api.Stream, f func(now int64, p *procRow, r *streamRow)) error {
+	_, err := s.onLiveProc(ctx, stream.LiveProc, func(now int64, p *procRow, r *streamRow) error {
+		if r.instance != stream.Instance {
+			return errNotTheStream
+		}
+		f(now, p, r)
+		return nil
+	})
+	if errors.Is(err, errNotTheStream) || api.CodeOf(err) == api.CodeInvalidProc {
+		return nil
+	}
+	return err
+}
+
+// CancelLiveProc implements api.LiveProcs.
+func (s *Store) CancelLiveProc(ctx context.Context, name string) (api.Proc, error) {
+	p, err := s.onLiveProc(ctx, name, func(_ int64, p *procRow, r *streamRow) error {
+		r.cancelled = true
+		p.Status = api.StatusDisabled
+		return nil
+	})
+	if err != nil {
+		return api.Proc{}, err
+	}
+	return p.Proc, nil
+}
+
+// DestroyLiveProc implements api.LiveProcs.
+func (s *Store) DestroyLiveProc(ctx context.Context, name string) (api.Proc, error) {
+	return s.destroy(ctx, name, func(p *procRow) error {
+		if p.Kind != api.KindLive {
+			return unknownProc(name)
+		}
+		return nil
+	})
+}
+
+func streamable(p *procRow) error {
+	if p.Status == api.StatusDisabled {
+		return api.Errorf(api.CodeProcIsDisabled, "liveProc %q is disabled", p.Name)
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+// Package pgstore keeps topics, logs and procs in PostgreSQL.
+//
+// It holds all SQL. The rules are package api's: a method here loads rows under lock, applies a rule, writes the rows.
+// Commits and claims of concurrent requests share transactions (lane.go); everything else runs in one of its own.
+//
+// Lock order, for every transaction: idempotency keys sorted, proc rows by id, topic rows by id, nothing else.
+package pgstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"pipeproc/api"
+)
+
+// Config tells Open where the data are.
+type Config struct {
+	URL       string // of the database
+	Namespace string // its schema; default "default"
+
+	// UnsafeDurability accepts a database that may lose commits when its machine fails.
+	UnsafeDurability bool
+
+	Logger  *slog.Logger          // default: slog.Default()
+	Metrics prometheus.Registerer // default: none
+
+	// PollInterval is how often waiters look for themselves, should a wake-up be lost. Default 2 s.
+	PollInterval time.Duration
+	// Connections is the most that the pool for reads and rare writes opens. Default 16. Lanes and wake-ups have their own.
+	Connections int32
+}
+
+// Store keeps one namespace. It is safe for concurrent use. Writes need Run to be running.
+type Store struct {
+	cfg    Config
+	schema string // quoted
+	server string // a UUID, new for each Store
+	log    *slog.Logger
+	pool   *pgxpool.Pool
+	hub    *hub
+	lanes  *lanes
+	meters *meters
+
+	mu  sync.RWMutex
+	sql map[string]string // statement as written → with the schema's name
+}
+
+var _ interface {
+	api.Logs
+	api.Topics
+	api.Tailer
+	api.Procs
+	api.SystemProcs
+	api.Jobs
+	api.LiveProcs
+	api.Collector
+	api.Watcher
+	api.Health
+} = (*Store)(nil)
+
+// Open connects to the database, brings the namespace's schema up to date, and answers a Store whose Run is to be
+// started. It fails when the database is older than PostgreSQL 14, not durable (unless Config.UnsafeDurability), or newer
+// than this program.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Namespace == "" {
+		cfg.Namespace = "default"
+	}
+	if err := api.CheckNamespace(cfg.Namespace); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.PollInterval == 0 {
+		cfg.PollInterval = 2 * time.Second
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 16
+	}
+	s := &Store{cfg: cfg, schema: pgx.Identifier{schemaName(cfg.Namespace)}.Sanitize(), server: newUUID(),
+		log: cfg.Logger, sql: map[string]string{}, meters: newMeters(cfg.Metrics)}
+	s.hub = newHub(s)
+	s.lanes = newLanes(s)
+
+	conn, err := s.connect(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	if err := s.checkServer(ctx, conn); err != nil {
+		return nil, err
+	}
+	if err := s.migrate(ctx, conn); err != nil {
+		return nil, fmt.Errorf("migrate namespace %q: %w", cfg.Namespace, err)
+	}
+
+	pool, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	pool.MaxConns = cfg.Connections
+	pool.MaxConnIdleTime = 5 * time.Minute
+	pool.ConnConfig.RuntimeParams["application_name"] = "pipeproc " + cfg.Namespace
+	if s.pool, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
+		return nil, err
+	}
+	if err := s.loadJobTopics(ctx); err != nil {
+		s.pool.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// schemaName is the namespace's schema. The prefix keeps namespaces apart from public, pg_… and what else there is.
+func schemaName(namespace string) string { return "pipeproc_" + namespace }
+
+// Run turns the store's loops: lanes, wake-ups. It blocks until ctx is done, then answers what was accepted before it
+// returns. Writes that come later are refused.
+func (s *Store) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.lanes.run(ctx) })
+	g.Go(func() error { return s.hub.listen(ctx) })
+	g.Go(func() error { return s.hub.notify(ctx) })
+	g.Go(func() error { return s.hub.poll(ctx) })
+	return g.Wait()
+}
+
+// Close closes the connections. Call it after Run has returned.
+func (s *Store) Close() { s.pool.Close() }
+
+// connect opens a connection outside the pool. params are settings of its session.
+func (s *Store) connect(ctx context.Context, params map[string]string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(s.cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams["application_name"] = "pipeproc " + s.cfg.Namespace
+	for name, value := range params {
+		config.RuntimeParams[name] = value
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// q puts the schema's name into a statement, which writes it "ns.".
+func (s *Store) q(sql string) string {
+	s.mu.RLock()
+	text, ok := s.sql[sql]
+	s.mu.RUnlock()
+	if ok {
+		return text
+	}
+	text = strings.ReplaceAll(sql, "ns.", s.schema+".")
+	s.mu.Lock()
+	s.sql[sql] = text
+	s.mu.Unlock()
+	return text
+}
+
+// querier is what reads need: the pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// readTx runs f in a transaction that sees the database as of one instant.
+func (s *Store) readTx(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return mapError(pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f))
+}
+
+// writeTx runs f in a transaction, again when PostgreSQL asks for it. f may answer errAgain to be run anew. A client
+// that goes away does not cancel it.
+func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '5s'"); err != nil {
+				return err
+			}
+			return f(ctx, tx)
+		})
+		if attempt < 10 && (errors.Is(err, errAgain) || retryable(err)) {
+			continue
+		}
+		return mapError(err)
+	}
+}
+
+// errAgain asks writeTx for another try: what the transaction relied on has changed.
+var errAgain = errors.New("again")
+
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// newToken names a claim: 128 random bits, so that none is used twice.
+func newToken() string { return rand.Text() }

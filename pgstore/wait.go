@@ -1,0 +1,86 @@
+package pgstore
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// Wait implements api.Procs.
+func (s *Store) Wait(ctx context.Context, req api.WaitRequest) (api.Waited, error) {
+	timeout := int64(api.DefaultWaitTimeout)
+	if req.Timeout != nil {
+		timeout = *req.Timeout
+	}
+	deadline := time.Now().Add(time.Duration(timeout) * time.Millisecond)
+	var watch api.Watch
+	var watched []string
+	defer func() {
+		if watch.C != nil {
+			watch.Close()
+		}
+	}()
+	for {
+		waited, err := s.lags(ctx, req.Procs)
+		if err != nil || waited.Done || !time.Now().Before(deadline) {
+			return waited, err
+		}
+		names := make([]string, len(waited.Procs))
+		for i, p := range waited.Procs {
+			names[i] = p.Name
+		}
+		if watch.C == nil || !slices.Equal(names, watched) { // subscribe, then look once more
+			if watch.C != nil {
+				watch.Close()
+			}
+			watch, watched = s.Watch(nil, names), names
+			continue
+		}
+		timer := time.NewTimer(time.Until(deadline))
+		select {
+		case <-watch.C:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return api.Waited{}, ctx.Err()
+		}
+		timer.Stop()
+	}
+}
+
+// lags answers the lag of each proc at one instant. names nil: every active proc.
+func (s *Store) lags(ctx context.Context, names []string) (w api.Waited, err error) {
+	w = api.Waited{Done: true, Procs: []api.ProcLag{}}
+	err = s.readTx(ctx, func(tx pgx.Tx) error {
+		all := names == nil
+		rows, err := s.readProcs(ctx, tx, "($1 OR p.name = ANY($2)) ORDER BY p.name", all, names)
+		if err != nil {
+			return err
+		}
+		procs := map[string]*procRow{}
+		wanted := names
+		for _, p := range rows {
+			procs[p.Name] = p
+			if all && p.Status == api.StatusActive {
+				wanted = append(wanted, p.Name)
+			}
+		}
+		for _, name := range wanted {
+			p := procs[name]
+			if p == nil {
+				return unknownProc(name)
+			}
+			if p.Status == api.StatusDisabled {
+				return api.Errorf(api.CodeProcIsDisabled, "proc %q is disabled: it would never complete", name)
+			}
+			w.Procs = append(w.Procs, api.ProcLag{Name: name, Lag: p.Lag})
+			w.Done = w.Done && p.Lag == 0
+		}
+		return nil
+	})
+	return w, err
+}

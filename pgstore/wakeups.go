@@ -1,0 +1,375 @@
+package pgstore
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// changes are what a transaction has changed, as far as somebody may wait for it.
+type changes struct {
+	Topics      map[string]int64 `json:"t,omitempty"` // name → head; 0: deleted
+	Procs       []string         `json:"p,omitempty"`
+	Jobs        bool             `json:"j,omitempty"` // a systemProc's proc is among Procs
+	Definitions bool             `json:"d,omitempty"` // systemProcs were created, changed or destroyed
+}
+
+func (c *changes) topic(name string, head int64) {
+	if c.Topics == nil {
+		c.Topics = map[string]int64{}
+	}
+	c.Topics[name] = head
+}
+
+func (c *changes) proc(name string, kind api.ProcKind) {
+	c.Procs = append(c.Procs, name)
+	c.Jobs = c.Jobs || kind == api.KindSystem
+}
+
+func (c *changes) empty() bool {
+	return len(c.Topics) == 0 && len(c.Procs) == 0 && !c.Jobs && !c.Definitions
+}
+
+// hub wakes up those who wait in this server, and tells the other servers. A wake-up is a hint: waiters look for
+// themselves, and do so every few seconds in any case.
+type hub struct {
+	store *Store
+
+	mu        sync.Mutex
+	topics    map[string]map[*watcher]struct{}
+	procs     map[string]map[*watcher]struct{}
+	jobs      map[*watcher]struct{}
+	jobTopics map[string]struct{}
+	heads     map[string]int64 // the last heads told of watched topics
+	outbox    outbox
+	ready     chan struct{} // the outbox has something; capacity 1
+}
+
+// outbox gathers what is to be told to the other servers.
+type outbox struct {
+	topics      map[string]int64
+	procs       map[string]struct{}
+	jobs        bool
+	definitions bool
+}
+
+type watcher struct {
+	c chan struct{}
+}
+
+func (w *watcher) wake() {
+	select {
+	case w.c <- struct{}{}:
+	default:
+	}
+}
+
+func newHub(s *Store) *hub {
+	return &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
+		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]int64{},
+		outbox: newOutbox(), ready: make(chan struct{}, 1)}
+}
+
+func newOutbox() outbox {
+	return outbox{topics: map[string]int64{}, procs: map[string]struct{}{}}
+}
+
+// Watch implements api.Watcher.
+func (s *Store) Watch(topics, procs []string) api.Watch {
+	h, w := s.hub, &watcher{make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range topics {
+		subscribe(h.topics, name, w)
+	}
+	for _, name := range procs {
+		subscribe(h.procs, name, w)
+	}
+	return api.Watch{C: w.c, Close: func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, name := range topics {
+			if unsubscribe(h.topics, name, w) {
+				delete(h.heads, name)
+			}
+		}
+		for _, name := range procs {
+			unsubscribe(h.procs, name, w)
+		}
+	}}
+}
+
+// WatchJobs implements api.Watcher.
+func (s *Store) WatchJobs() api.Watch {
+	h, w := s.hub, &watcher{make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.jobs[w] = struct{}{}
+	return api.Watch{C: w.c, Close: func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.jobs, w)
+	}}
+}
+
+func subscribe(m map[string]map[*watcher]struct{}, name string, w *watcher) {
+	if m[name] == nil {
+		m[name] = map[*watcher]struct{}{}
+	}
+	m[name][w] = struct{}{}
+}
+
+// unsubscribe reports whether w was the last one.
+func unsubscribe(m map[string]map[*watcher]struct{}, name string, w *watcher) bool {
+	delete(m[name], w)
+	if len(m[name]) == 0 {
+		delete(m, name)
+		return true
+	}
+	return false
+}
+
+func wakeAll(watchers map[*watcher]struct{}) {
+	for w := range watchers {
+		w.wake()
+	}
+}
+
+// publish wakes the waiters of this server at once, and has the others told.
+func (h *hub) publish(c changes) {
+	if c.empty() {
+		return
+	}
+	h.deliver(c)
+	h.mu.Lock()
+	for name, head := range c.Topics {
+		h.outbox.topics[name] = head
+	}
+	for _, name := range c.Procs {
+		h.outbox.procs[name] = struct{}{}
+	}
+	h.outbox.jobs = h.outbox.jobs || c.Jobs
+	h.outbox.definitions = h.outbox.definitions || c.Definitions
+	h.mu.Unlock()
+	select {
+	case h.ready <- struct{}{}:
+	default:
+	}
+}
+
+// deliver wakes the waiters of this server.
+func (h *hub) deliver(c changes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	work := c.Jobs || c.Definitions
+	for name, head := range c.Topics {
+		if watchers := h.topics[name]; watchers != nil {
+			h.heads[name] = head
+			wakeAll(watchers)
+		}
+		if _, ok := h.jobTopics[name]; ok {
+			work = true
+		}
+	}
+	for _, name := range c.Procs {
+		wakeAll(h.procs[name])
+	}
+	if work {
+		wakeAll(h.jobs)
+	}
+}
+
+func (h *hub) setJobTopics(names []string) {
+	topics := make(map[string]struct{}, len(names))
+	for _, name := range names {
+		topics[name] = struct{}{}
+	}
+	h.mu.Lock()
+	h.jobTopics = topics
+	h.mu.Unlock()
+}
+
+// look re-reads the heads of the watched topics, and wakes whoever waits for one that has moved. Procs' waiters, and those
+// of jobs, are woken in any case.
+func (h *hub) look(ctx context.Context) error {
+	h.mu.Lock()
+	names := make([]string, 0, len(h.topics))
+	for name := range h.topics {
+		names = append(names, name)
+	}
+	h.mu.Unlock()
+	heads := map[string]api.TopicHead{}
+	if len(names) > 0 {
+		var err error
+		if heads, err = h.store.Heads(ctx, names); err != nil {
+			return err
+		}
+	}
+	if err := h.store.loadJobTopics(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range names {
+		if known, ok := h.heads[name]; !ok || known != heads[name].Head {
+			h.heads[name] = heads[name].Head
+			wakeAll(h.topics[name])
+		}
+	}
+	for _, watchers := range h.procs {
+		wakeAll(watchers)
+	}
+	wakeAll(h.jobs)
+	return nil
+}
+
+// poll looks every few seconds, for wake-ups that were lost.
+func (h *hub) poll(ctx context.Context) error {
+	ticker := time.NewTicker(h.store.cfg.PollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := h.look(ctx); err != nil && ctx.Err() == nil {
+				h.store.log.Debug("polling for changes", "error", err)
+			}
+		}
+	}
+}
+
+// channel is the namespace's channel of NOTIFY, as a name.
+func (h *hub) channel() string { return "pipeproc_" + h.store.cfg.Namespace }
+
+// message is what servers tell each other.
+type message struct {
+	From string `json:"f"`
+	changes
+}
+
+// notifyLimit is the size of a payload that NOTIFY takes for sure (PostgreSQL: below 8,000 bytes).
+const notifyLimit = 7_000
+
+// notify tells the other servers what has changed, on a connection of its own: NOTIFY takes a lock that all transactions
+// of the cluster which notify share, and must not hold up a commit. Nothing is lost when a server dies that a poll
+// would not find, so it need not be durable.
+func (h *hub) notify(ctx context.Context) error {
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.ready:
+		}
+		h.mu.Lock()
+		out := h.outbox
+		h.outbox = newOutbox()
+		h.mu.Unlock()
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = h.store.connect(ctx, map[string]string{"synchronous_commit": "off"}); err != nil {
+				conn = nil
+				h.store.log.Debug("telling other servers of changes", "error", err)
+				continue // their polls will find it
+			}
+		}
+		for _, payload := range out.payloads(h.store.server) {
+			sent, cancel := context.WithTimeout(ctx, 5*time.Second)
+			_, err := conn.Exec(sent, "SELECT pg_notify($1, $2)", h.channel(), payload)
+			cancel()
+			if err != nil {
+				if ctx.Err() == nil {
+					h.store.log.Debug("telling other servers of changes", "error", err)
+				}
+				break
+			}
+		}
+	}
+}
+
+// payloads splits the outbox into messages that NOTIFY takes.
+func (o *outbox) payloads(from string) []string {
+	var list []string
+	m := message{From: from, changes: changes{Jobs: o.jobs, Definitions: o.definitions}}
+	size := 0
+	flush := func() {
+		if !m.empty() {
+			text, _ := json.Marshal(m) // names and numbers alone
+			list = append(list, string(text))
+		}
+		m.changes, size = changes{}, 0
+	}
+	room := func(n int) {
+		if size += n; size > notifyLimit-200 {
+			flush()
+			size = n
+		}
+	}
+	for name, head := range o.topics {
+		room(len(name) + 24)
+		m.topic(name, head)
+	}
+	for name := range o.procs {
+		room(len(name) + 3)
+		m.Procs = append(m.Procs, name)
+	}
+	flush()
+	return list
+}
+
+// listen hears what the other servers tell. On every connection it first listens, then looks for itself, then waits.
+func (h *hub) listen(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := h.listenOnce(ctx); err != nil && ctx.Err() == nil {
+			h.store.log.Warn("listening to other servers", "error", err)
+			timer := time.NewTimer(250 * time.Millisecond)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+			}
+		}
+	}
+	return nil
+}
+
+func (h *hub) listenOnce(ctx context.Context) error {
+	conn, err := h.store.connect(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{h.channel()}.Sanitize()); err != nil {
+		return err
+	}
+	if err := h.look(ctx); err != nil {
+		return err
+	}
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return err
+		}
+		var m message
+		if err := json.Unmarshal([]byte(n.Payload), &m); err != nil || m.From == h.store.server {
+			continue
+		}
+		if m.Definitions {
+			if err := h.store.loadJobTopics(ctx); err != nil {
+				return err
+			}
+		}
+		h.deliver(m.changes)
+	}
+}
