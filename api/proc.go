@@ -81,7 +81,6 @@ type Proc struct {
 
 	ID         int64  `json:"-"`
 	TopicID    int64  `json:"-"`
-	SystemProc string `json:"-"` // the systemProc it belongs to, for KindSystem
 	Position   int64  `json:"-"` // the seq of the first log that is not acked, or where the next one will be
 	ClaimCount int    `json:"-"` // the count that the live claim, or the one to be retried, was made with
 	Retry      Range  `json:"-"` // what is to be handed out again; none when nothing is

@@ -109,7 +109,7 @@ CREATE TABLE lanes (
 ) WITH (fillfactor = 50);
 
 CREATE TABLE gc_runs (
-    only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+    id          int    PRIMARY KEY DEFAULT 1 CHECK (id = 1), -- the last run alone
     finished_at bigint NOT NULL,
     topics      text   NOT NULL
 );

@@ -48,7 +48,7 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 		return run, err
 	}
 	_, err = s.pool.Exec(ctx, s.q(`INSERT INTO ns.gc_runs (finished_at, topics) VALUES (ns.now_ms(), $1)
-		ON CONFLICT (only) DO UPDATE SET finished_at = excluded.finished_at, topics = excluded.topics`), string(topics))
+		ON CONFLICT (id) DO UPDATE SET finished_at = excluded.finished_at, topics = excluded.topics`), string(topics))
 	return run, mapError(err)
 }
 
