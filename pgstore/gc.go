@@ -227,12 +227,22 @@ func (s *Store) sweepProcs(ctx context.Context, condition string, f func(ctx con
 	}
 }
 
-// sweepReserved removes names that were reserved for a commit which then was refused.
+// sweepReserved removes names that were reserved for a commit which then was refused. It locks them before it looks for
+// procs: one that was being created has come to its end then.
 func (s *Store) sweepReserved(ctx context.Context) error {
-	_, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.topics AS t WHERE head = 0
-		AND NOT EXISTS (SELECT FROM ns.procs WHERE topic_id = t.id)
-		AND id IN (SELECT id FROM ns.topics WHERE head = 0 ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)`))
-	return mapError(err)
+	return s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.q("SELECT id FROM ns.topics WHERE head = 0 ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"), sweepBatch)
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.q(`DELETE FROM ns.topics AS t WHERE id = ANY($1)
+			AND NOT EXISTS (SELECT FROM ns.procs WHERE topic_id = t.id)`), ids)
+		return err
+	})
 }
 
 // sweepKeys removes idempotency keys that are no longer known, and lanes of servers long gone.
