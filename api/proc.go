@@ -314,6 +314,8 @@ func (p *Proc) Resume(now int64) error {
 	p.NextAttemptAt, p.LastError = nil, ""
 	if p.expired(now) {
 		p.drop()
+	} else if p.Claim != nil {
+		p.Claim.Attempt = 1 // reclaims + 1, as ever
 	}
 	return nil
 }

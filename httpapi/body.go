@@ -1,0 +1,147 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"pipeproc/api"
+)
+
+// How long a client may take over its part, so that a slow one holds no handler for ever: a time-out for each step of so
+// many bytes. net/http lifts a read deadline when the body ends, a write deadline when the answer does; so neither
+// strikes a request that waits.
+const (
+	readTimeout     = 30 * time.Second
+	writeTimeout    = 30 * time.Second
+	step            = 1 << 20
+	detachedTimeout = 10 * time.Second // what is done for a client that has gone away
+)
+
+// validator is a request that knows the 400 it deserves.
+type validator interface{ Validate() error }
+
+// decode reads the body into v, strictly, and validates it.
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	data, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	return decodeObject(data, v)
+}
+
+// decodeOptional is decode for routes whose members are all optional: no body is {}.
+func decodeOptional(w http.ResponseWriter, r *http.Request, v any) error {
+	data, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if len(data) == 0 {
+		data = []byte("{}")
+	}
+	return decodeObject(data, v)
+}
+
+// decodeNothing is for routes that take no member: the body is empty or {}.
+func decodeNothing(w http.ResponseWriter, r *http.Request) error {
+	var nothing struct{}
+	return decodeOptional(w, r, &nothing)
+}
+
+func decodeObject(data []byte, v any) error {
+	if err := api.DecodeJSON(data, v); err != nil {
+		return err
+	}
+	if first(data) != '{' { // null, which DecodeJSON takes for an absent value
+		return api.Errorf(api.CodeInvalidRequest, "the body is not an object")
+	}
+	if v, ok := v.(validator); ok {
+		return v.Validate()
+	}
+	return nil
+}
+
+// first is the first byte of the JSON text data, 0 when there is none.
+func first(data []byte) byte {
+	if data = bytes.TrimLeft(data, " \t\r\n"); len(data) > 0 {
+		return data[0]
+	}
+	return 0
+}
+
+// readBody reads the whole body, which is JSON unless it is empty.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > api.MaxRequestSize {
+		return nil, tooLarge()
+	}
+	if r.ContentLength > 0 {
+		if err := checkMediaType(r.Header); err != nil {
+			return nil, err
+		}
+	}
+	c := http.NewResponseController(w)
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength, 0), step)) + bytes.MinRead)
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(readTimeout))
+		_, err := io.CopyN(&body, r.Body, min(step, api.MaxRequestSize+1-int64(body.Len())))
+		switch {
+		case errors.Is(err, io.EOF):
+			if r.ContentLength < 0 && body.Len() > 0 {
+				return body.Bytes(), checkMediaType(r.Header)
+			}
+			return body.Bytes(), nil
+		case err != nil:
+			w.Header().Set("Connection", "close")
+			return nil, api.Errorf(api.CodeInvalidRequest, "the body broke off, or took longer than %s for %d bytes",
+				readTimeout, step)
+		case body.Len() > api.MaxRequestSize:
+			return nil, tooLarge()
+		}
+	}
+}
+
+func tooLarge() error {
+	return api.Errorf(api.CodeTooLarge, "a request has at most %d bytes", api.MaxRequestSize)
+}
+
+// checkMediaType answers CodeUnsupportedMedia unless the body is plain JSON in UTF-8.
+func checkMediaType(h http.Header) error {
+	for _, coding := range h.Values("Content-Encoding") {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			return api.Errorf(api.CodeUnsupportedMedia, "a body is sent as it is, without Content-Encoding")
+		}
+	}
+	given := h.Values("Content-Type")
+	if len(given) != 1 {
+		return notJSON()
+	}
+	mediaType, params, err := mime.ParseMediaType(given[0])
+	if err != nil || mediaType != "application/json" {
+		return notJSON()
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return api.Errorf(api.CodeUnsupportedMedia, "the body's charset is utf-8")
+	}
+	return nil
+}
+
+func notJSON() error {
+	return api.Errorf(api.CodeUnsupportedMedia,
+		"the body needs Content-Type: application/json (curl: --json instead of --data)")
+}
+
+// drain reads what is left of the body of a request that is refused, within bounds: a client that is still sending would
+// see its connection reset instead of the answer.
+func drain(w http.ResponseWriter, r *http.Request) {
+	broken := w.Header().Get("Connection") == "close"
+	if broken || r.ContentLength == 0 || r.Header.Get("Expect") != "" { // who asks before sending sends nothing
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
+	_, _ = io.CopyN(io.Discard, r.Body, 2*api.MaxRequestSize)
+}
