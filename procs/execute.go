@@ -1,0 +1,178 @@
+package procs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"pipeproc/api"
+)
+
+const (
+	// Writes that the store did not do, or may or may not have done, are repeated after a growing delay.
+	firstStoreDelay = 50 * time.Millisecond
+	maxStoreDelay   = time.Second
+
+	// claimTries is how often a claim is tried before the slot is left to others.
+	claimTries = 5
+)
+
+// serve executes proc in the slot that it got, for as long as it has work and nobody waits for the slot. again tells that
+// it may have more.
+func (r *run) serve(proc string, s *seat) (again bool) {
+	e := r.claim(proc)
+	for e != nil {
+		if r.taking.Err() != nil {
+			r.undo(e)
+			return false
+		}
+		e, again = r.execute(e, s)
+	}
+	return again
+}
+
+// claim answers nil when there is nothing to do.
+func (r *run) claim(proc string) *api.Execution {
+	delay := firstStoreDelay
+	for range claimTries {
+		// Not r.taking: a claim that is cut off may have been made, and then nobody would give it back.
+		e, err := r.Jobs.ClaimJob(r.store, proc)
+		switch api.CodeOf(err) {
+		case "":
+			return e
+		case api.CodeInvalidProc, api.CodeInvalidTopic: // gone meanwhile
+			return nil
+		}
+		r.Logger.Warn("systemProcs: cannot claim", "proc", proc, "error", err)
+		if !wait(r.taking, delay) {
+			return nil
+		}
+		delay = min(4*delay, maxStoreDelay)
+	}
+	return nil
+}
+
+// execute takes e from the call of its processor to its ack, and answers the next execution of the proc, if it went on
+// to it. again: it did not, because others wait for the slot.
+func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again bool) {
+	// By this server's clock, and not before the claim's own expiry by the database's.
+	var expiry time.Time
+	if e.ReclaimTimeout >= 0 {
+		expiry = time.Now().Add(milliseconds(e.ReclaimTimeout))
+	}
+	r.metrics.inFlight.Inc()
+	defer r.metrics.inFlight.Dec()
+
+	a, err := r.process(e, s)
+	var f *attemptError
+	switch {
+	case errors.Is(err, errStopping):
+		r.abandon(e)
+	case errors.As(err, &f):
+		r.fail(e, expiry, f)
+	case err != nil:
+		r.fail(e, expiry, failed(err, "the processor could not be run"))
+	case a.later:
+		r.metrics.count(deferred)
+	default:
+		return r.ack(e, expiry, a.logs)
+	}
+	return nil, false
+}
+
+func (r *run) process(e *api.Execution, s *seat) (answer, error) {
+	w := s.begin()
+	defer s.end(w)
+	p, err := w.of(&e.Processor)
+	if err != nil {
+		return answer{}, err
+	}
+	defer r.metrics.timed(time.Now())
+	return p.process(r.calls, e)
+}
+
+// ack commits the output. An answer in hand is committed also while the workers stop.
+func (r *run) ack(e *api.Execution, expiry time.Time, logs []api.NewLog) (next *api.Execution, again bool) {
+	others := r.turns.contended()
+	goOn := !others && r.taking.Err() == nil
+	err := r.settle(expiry, func() (err error) {
+		next, err = r.Jobs.AckJob(r.store, e.Proc, e.Claim.Token, logs, goOn)
+		return err
+	})
+	switch code := api.CodeOf(err); {
+	case err == nil:
+		r.metrics.count(acked)
+		return next, others
+	case gone(code):
+		r.metrics.count(lost)
+		r.Logger.Info("systemProcs: an answer came after its claim was lost", "proc", e.Proc, "attempt", e.Claim.Attempt)
+	case unsure(code):
+		r.metrics.count(unknown)
+		r.Logger.Warn("systemProcs: an ack had no answer", "proc", e.Proc, "attempt", e.Claim.Attempt, "error", err)
+	default:
+		reason := "the output could not be committed"
+		var refused *api.Error
+		if errors.As(err, &refused) && code != api.CodeInternal {
+			reason += ": " + refused.Message
+		}
+		r.fail(e, expiry, failed(err, reason))
+	}
+	return nil, false
+}
+
+// fail tells of a failed attempt.
+func (r *run) fail(e *api.Execution, expiry time.Time, f *attemptError) {
+	r.metrics.count(failing)
+	r.Logger.Info("systemProcs: an attempt failed", "proc", e.Proc, "attempt", e.Claim.Attempt, "reason", f.Reason,
+		"cause", f.cause)
+	r.giveBack(e, expiry, func() error { return r.Jobs.FailJob(r.store, e.Proc, e.Claim.Token, f.Failure) })
+}
+
+// abandon ends an execution whose call was cut off. The server's own end is not held against the processor, which may
+// have done its work: it is asked again, for the same logs under the same webhook-id. So the claim is not undone, after
+// which another number of logs could be handed out.
+func (r *run) abandon(e *api.Execution) {
+	r.metrics.count(undone)
+	f := api.Failure{Reason: "the server stopped before the processor answered", RetryAfter: 1}
+	r.giveBack(e, time.Now().Add(settleTime), func() error {
+		return r.Jobs.FailJob(r.store, e.Proc, e.Claim.Token, f)
+	})
+}
+
+// undo gives back a claim whose processor was not called.
+func (r *run) undo(e *api.Execution) {
+	r.metrics.count(undone)
+	r.giveBack(e, time.Now().Add(settleTime), func() error { return r.Jobs.UndoJob(r.store, e.Proc, e.Claim.Token) })
+}
+
+// giveBack ends a claim without an ack. Where that is not possible the claim's time-out does it later.
+func (r *run) giveBack(e *api.Execution, until time.Time, write func() error) {
+	if err := r.settle(until, write); err != nil && !gone(api.CodeOf(err)) {
+		r.Logger.Warn("systemProcs: cannot end a claim", "proc", e.Proc, "error", err)
+	}
+}
+
+// settle repeats a write until its outcome is known, or until the time has come (zero: never) when the claim is over
+// anyway. The claim's token makes the repetition safe.
+func (r *run) settle(until time.Time, write func() error) error {
+	for delay := firstStoreDelay; ; delay = min(2*delay, maxStoreDelay) {
+		err := write()
+		if !unsure(api.CodeOf(err)) {
+			return err
+		}
+		if !until.IsZero() && time.Until(until) < delay {
+			return err
+		}
+		if !wait(r.store, delay) {
+			return errors.Join(err, context.Cause(r.store))
+		}
+	}
+}
+
+// unsure: the store did not do it (overloaded), or may have (unavailable).
+func unsure(code api.Code) bool { return code == api.CodeUnavailable || code == api.CodeOverloaded }
+
+// gone: the claim is not ours any more, or the proc is no more.
+func gone(code api.Code) bool {
+	return code == api.CodeClaimLost || code == api.CodeNothingToReclaim || code == api.CodeInvalidProc
+}
