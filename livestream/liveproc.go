@@ -1,0 +1,385 @@
+package livestream
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/r3labs/sse/v2"
+
+	"pipeproc/api"
+)
+
+// storeTimeout is the longest that a stream waits for one answer of the store before it tries again.
+const storeTimeout = api.StreamLease / 3 * time.Millisecond
+
+// closeTimeout is the longest that the end of a stream waits for the store.
+const closeTimeout = 2 * time.Second
+
+// Changes handles GET /v1/live-procs/{name}/changes: the stream of a liveProc. With Last-Event-ID (or ?lastEventId=) the
+// client comes back to its stream; 204 tells it not to come again: the liveProc is gone, disabled or cancelled, or a
+// later stream took over. Without, it takes over.
+//
+// Errors: CodeInvalidRequest, CodeInvalidProcFormat, CodeInvalidProc, CodeProcIsDisabled.
+func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	if err := api.CheckProc(name); err != nil {
+		return err
+	}
+	q, err := queryOf(r, "lastEventId")
+	if err != nil {
+		return err
+	}
+	back, err := comesBack(r, q)
+	if err != nil {
+		return err
+	}
+	if back != nil && back.liveProc != name {
+		return api.Errorf(api.CodeInvalidRequest, "the last event id is of another liveProc")
+	}
+	ctx, done, err := s.begin(r, &s.liveProcs)
+	if err != nil {
+		return err
+	}
+	defer done()
+
+	if r.Method == http.MethodHead {
+		p, found, err := s.find(ctx, name)
+		switch {
+		case err != nil:
+			return s.refused(err)
+		case back != nil && (!found || p.Status == api.StatusDisabled):
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		case !found:
+			return api.Errorf(api.CodeInvalidProc, "there is no liveProc %q", name)
+		case p.Status == api.StatusDisabled:
+			return api.Errorf(api.CodeProcIsDisabled, "liveProc %q is disabled", name)
+		}
+		answerHead(w)
+		return nil
+	}
+
+	l := &liveStream{Streams: s}
+	connection := int64(0)
+	if back != nil {
+		connection, l.last = back.connection, back.last
+	}
+	var ok bool
+	l.stream, l.proc, ok, err = s.LiveProcs.OpenStream(ctx, name, connection)
+	switch {
+	case back != nil && (api.CodeOf(err) == api.CodeInvalidProc || err == nil && !ok):
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	case err != nil:
+		return s.refused(err)
+	}
+	return l.serve(ctx, w, r)
+}
+
+// Live handles GET /v1/topics/{topic}/live: it creates a liveProc of the topic and streams it. With Last-Event-ID (or
+// ?lastEventId=) it resumes the liveProc that the id names; if that one is gone, a gap event tells so, and a new one
+// takes its place.
+//
+// Errors: CodeForbidden for requests from other sites, since it is a GET that writes; CodeInvalidRequest,
+// CodeInvalidTopicFormat.
+func (s *Streams) Live(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		return api.Errorf(api.CodeForbidden, "a page of another site may not create liveProcs")
+	}
+	topic := r.PathValue("topic")
+	q, err := queryOf(r, "mode", "count", "ttl", "lastEventId")
+	if err != nil {
+		return err
+	}
+	spec, err := liveProcSpec(topic, q)
+	if err != nil {
+		return err
+	}
+	back, err := comesBack(r, q)
+	if err != nil {
+		return err
+	}
+	if r.Method == http.MethodHead {
+		answerHead(w)
+		return nil
+	}
+	ctx, done, err := s.begin(r, &s.liveProcs)
+	if err != nil {
+		return err
+	}
+	defer done()
+
+	l := &liveStream{Streams: s}
+	if back != nil {
+		again, refused, err := l.resume(ctx, topic, *back)
+		switch {
+		case err != nil:
+			return s.refused(err)
+		case refused:
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		case again:
+			return l.serve(ctx, w, r)
+		}
+	}
+	if err := l.create(ctx, spec); err != nil {
+		return s.refused(err)
+	}
+	if back != nil {
+		l.gap = &gapData{Topic: topic, ResumedAt: seqForm(l.proc.Position), Reason: gapRecreated}
+		if back.last != "" {
+			l.gap.Requested = &back.last
+		}
+	}
+	return l.serve(ctx, w, r)
+}
+
+// comesBack reads the id of the last event that the client saw, if it tells one.
+func comesBack(r *http.Request, q url.Values) (*eventID, error) {
+	text := lastEventID(r, q)
+	if text == "" {
+		return nil, nil
+	}
+	id, err := parseEventID(text)
+	return &id, err
+}
+
+func liveProcSpec(topic string, q url.Values) (api.LiveProcSpec, error) {
+	spec := api.LiveProcSpec{Topic: topic, Mode: api.ModeLive}
+	if q.Has("mode") {
+		spec.Mode = api.LiveMode(q.Get("mode"))
+	}
+	count, err := number(q, "count")
+	if err != nil {
+		return spec, err
+	}
+	if count != nil {
+		n := int(min(*count, api.MaxCount+1)) // Validate refuses what is over
+		spec.Count = &n
+	}
+	if spec.TTL, err = number(q, "ttl"); err != nil {
+		return spec, err
+	}
+	return spec, spec.Validate()
+}
+
+// find answers the liveProc of that name; found is false where there is none, or a proc of another kind.
+func (s *Streams) find(ctx context.Context, name string) (p api.Proc, found bool, err error) {
+	p, err = s.Procs.Proc(ctx, name)
+	if api.CodeOf(err) == api.CodeInvalidProc {
+		return p, false, nil
+	}
+	return p, err == nil && p.Kind == api.KindLive, err
+}
+
+// A liveStream is one stream of a liveProc.
+type liveStream struct {
+	*Streams
+	stream  api.Stream
+	proc    api.Proc
+	last    string   // the id of the last log delivered
+	held    string   // the token of the claim that this stream has sent
+	gap     *gapData // to be told first
+	created bool     // here, for this client
+
+	lease *time.Ticker
+	tries backoff
+}
+
+// resume opens the stream of the liveProc that the client had. again is false when it is gone, refused is true when
+// the client is not to come back to it.
+func (l *liveStream) resume(ctx context.Context, topic string, back eventID) (again, refused bool, err error) {
+	p, found, err := l.find(ctx, back.liveProc)
+	if err != nil || !found {
+		return false, false, err
+	}
+	if p.Topic != topic {
+		return false, false, api.Errorf(api.CodeInvalidRequest, "the last event id is of a liveProc of another topic")
+	}
+	var ok bool
+	l.stream, l.proc, ok, err = l.LiveProcs.OpenStream(ctx, back.liveProc, back.connection)
+	if api.CodeOf(err) == api.CodeInvalidProc {
+		return false, false, nil
+	}
+	l.last = back.last
+	return ok, !ok, err
+}
+
+func (l *liveStream) create(ctx context.Context, spec api.LiveProcSpec) (err error) {
+	if l.proc, err = l.LiveProcs.CreateLiveProc(ctx, spec); err != nil {
+		return err
+	}
+	l.created = true
+	name := l.proc.Name
+	if l.stream, l.proc, _, err = l.LiveProcs.OpenStream(ctx, name, 0); err != nil {
+		l.proc.Name = name
+		l.forget(ctx)
+	}
+	return err
+}
+
+// close tells the store that the stream is gone. Where the store does not answer, the lease tells it.
+func (l *liveStream) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := l.LiveProcs.CloseStream(ctx, l.stream); err != nil && api.CodeOf(err) != api.CodeInvalidProc {
+		l.Logger.Warn("stream of a liveProc not closed", "proc", l.proc.Name, "err", err)
+	}
+}
+
+// forget destroys a liveProc whose name no client came to know.
+func (l *liveStream) forget(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if _, err := l.LiveProcs.DestroyLiveProc(ctx, l.proc.Name); err != nil && api.CodeOf(err) != api.CodeInvalidProc {
+		l.Logger.Warn("liveProc not destroyed", "proc", l.proc.Name, "err", err)
+	}
+}
+
+// serve streams until the liveProc ends it, the client is gone, or ctx is done.
+func (l *liveStream) serve(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	x, err := newWriter(l.ctx, w, r, l.WriteTimeout)
+	if err == nil {
+		defer x.finish()
+	}
+	told := false
+	defer func() {
+		if l.created && !told {
+			l.forget(ctx)
+		} else {
+			l.close(ctx)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	l.lease = time.NewTicker(l.renewal)
+	defer l.lease.Stop()
+	l.Streams.serve(x, r, l.retry(), func(c *connection) {
+		// ctx ends by age and Close as well; the stream then ends between two events.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(c.gone, cancel)()
+		if told = l.introduce(c); told {
+			l.run(ctx, c)
+		}
+	})
+	return nil
+}
+
+// introduce tells the client whose stream it is on.
+func (l *liveStream) introduce(c *connection) bool {
+	if l.gap != nil && !l.send(c, "gap", encode(l.gap)) {
+		return false
+	}
+	return l.send(c, "liveproc", encode(l.proc))
+}
+
+// run does what the store tells it to, turn by turn. The claim moves by acks alone, so a batch that did not reach the
+// client is simply sent again: on the client's next stream, or when the claim has timed out.
+func (l *liveStream) run(ctx context.Context, c *connection) {
+	watch := l.Watcher.Watch([]string{l.proc.Topic}, []string{l.proc.Name}) // before the first look
+	defer watch.Close()
+	heartbeat := time.NewTicker(l.Heartbeat)
+	defer heartbeat.Stop()
+	for ctx.Err() == nil {
+		turn, wait := l.turn(ctx)
+		switch {
+		case turn.End != "":
+			l.send(c, "end", encode(liveProcEnd{turn.End}))
+			return
+		case turn.Claimed != nil:
+			if !l.deliver(c, turn.Claimed) {
+				return
+			}
+		default:
+			l.wait(ctx, c, wait, watch.C, heartbeat.C)
+		}
+	}
+}
+
+// turn asks the store what to do. Where the store does not answer, the stream stays open and asks again after wait; wait
+// is negative when only a hint tells that there is something new.
+func (l *liveStream) turn(ctx context.Context) (turn api.StreamTurn, wait time.Duration) {
+	call, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	turn, err := l.LiveProcs.Turn(call, l.stream, l.held)
+	switch {
+	case ctx.Err() != nil:
+		return api.StreamTurn{}, 0
+	case api.CodeOf(err) == api.CodeInvalidProc:
+		return api.StreamTurn{End: api.EndDestroyed}, 0
+	case err != nil:
+		wait, first := l.tries.next()
+		if first {
+			l.Logger.Warn("turn of a liveProc's stream", "proc", l.proc.Name, "err", err)
+		}
+		return api.StreamTurn{}, wait
+	}
+	l.tries.reset()
+	if turn.Wait < 0 {
+		return turn, -1
+	}
+	return turn, time.Duration(turn.Wait+1) * time.Millisecond // past the instant, not at it
+}
+
+// deliver sends the logs of a claim; false when the client is gone.
+func (l *liveStream) deliver(c *connection, claimed *api.Claimed) bool {
+	before := l.last
+	if n := len(claimed.Logs); n > 0 {
+		l.last = claimed.Logs[n-1].ID.String()
+	}
+	if !l.send(c, "logs", appendClaimed(nil, claimed)) {
+		l.last = before
+		return false
+	}
+	l.held = claimed.Claim.Token
+	return true
+}
+
+// wait returns when there may be something new, or the stream is to end.
+func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, hint <-chan struct{}, beat <-chan time.Time) {
+	var due <-chan time.Time
+	if d >= 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		due = timer.C
+	}
+	for {
+		select {
+		case <-hint:
+			return
+		case <-due:
+			return
+		case <-ctx.Done():
+			return
+		case <-beat:
+			if !l.publish(c, &sse.Event{Comment: []byte(heartbeatText)}) {
+				return
+			}
+		case <-l.lease.C:
+			l.keep(ctx)
+		}
+	}
+}
+
+// send sends one event under the id of the last log delivered; false when the client is gone.
+func (l *liveStream) send(c *connection, event string, data []byte) bool {
+	id := eventID{l.stream.LiveProc, l.stream.Connection, l.last}
+	return l.publish(c, &sse.Event{ID: []byte(id.String()), Event: []byte(event), Data: data})
+}
+
+func (l *liveStream) publish(c *connection, e *sse.Event) bool {
+	return c.publish(e, l.lease.C, func() { l.keep(c.gone) })
+}
+
+// keep renews the lease. Whether the liveProc still wants this stream, its next turn tells.
+func (l *liveStream) keep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := l.LiveProcs.KeepStream(ctx, l.stream); err != nil && ctx.Err() == nil && api.CodeOf(err) != api.CodeInvalidProc {
+		l.Logger.Warn("lease of a liveProc's stream not renewed", "proc", l.proc.Name, "err", err)
+	}
+}

@@ -1,0 +1,177 @@
+// Package livestream serves Server-Sent Events: the streams of liveProcs (through r3labs/sse) and the tails of topics
+// (through a small writer of its own).
+//
+// Nothing here ever waits for a client: each write has a deadline, and what a client has not read yet is kept by the
+// store, not in memory. A stream is woken by hints and looks for itself where it stands.
+package livestream
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/r3labs/sse/v2"
+
+	"pipeproc/api"
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxAge       = 10 * time.Minute
+	DefaultHeartbeat    = 15 * time.Second
+	DefaultWriteTimeout = 10 * time.Second
+	DefaultRetry        = time.Second
+)
+
+// Config tells what the streams stand on. The roles are required; zero durations take the defaults.
+type Config struct {
+	LiveProcs api.LiveProcs
+	Procs     api.Procs
+	Tailer    api.Tailer
+	Watcher   api.Watcher
+
+	Logger *slog.Logger // default: slog.Default()
+
+	MaxAge       time.Duration // a stream ends, to be resumed by its client, after 80 to 100 % of it
+	Heartbeat    time.Duration // between two comments on a stream
+	WriteTimeout time.Duration // for each write; a client that does not read loses its connection
+	Retry        time.Duration // clients are told to come back after one to two times of it
+}
+
+// Streams serves all streams of one server. Its three handlers return an error only while nothing is written yet.
+type Streams struct {
+	Config
+
+	ctx     context.Context // done when Close is called
+	cancel  context.CancelFunc
+	renewal time.Duration // of the leases of liveProcs' streams
+
+	mu        sync.Mutex
+	closed    bool
+	followers map[string]*follower // of the topics that have readers
+	open      sync.WaitGroup       // streams and followers
+
+	sse         *sse.Server
+	connections sync.Map // the id of an r3labs stream → its *connection
+
+	liveProcs, tails, followed atomic.Int64
+}
+
+// New makes the streams of one server. Close ends them.
+func New(c Config) *Streams {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{
+		{&c.MaxAge, DefaultMaxAge}, {&c.Heartbeat, DefaultHeartbeat},
+		{&c.WriteTimeout, DefaultWriteTimeout}, {&c.Retry, DefaultRetry},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.def
+		}
+	}
+	s := &Streams{Config: c, followers: map[string]*follower{}, renewal: api.StreamLease / 3 * time.Millisecond}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.sse = s.newSSE()
+	return s
+}
+
+// Close ends every stream after the event that it is writing, so that its client comes back to resume it, and waits for
+// them: a client that does not read is given a second. New streams are refused with CodeUnavailable. It may be called
+// twice.
+func (s *Streams) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.open.Wait()
+}
+
+// Stats tells what is open on this server.
+type Stats struct {
+	LiveProcs int64 // streams of liveProcs
+	Tails     int64 // tails
+	Followed  int64 // topics that tails follow
+}
+
+// Stats may be called at any time.
+func (s *Streams) Stats() Stats {
+	return Stats{LiveProcs: s.liveProcs.Load(), Tails: s.tails.Load(), Followed: s.followed.Load()}
+}
+
+// begin counts a stream in. Its context is done when the client is gone, at the planned disconnect and at Close; done is
+// to be called when the stream has ended.
+func (s *Streams) begin(r *http.Request, gauge *atomic.Int64) (ctx context.Context, done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil, shuttingDown()
+	}
+	s.open.Add(1)
+	gauge.Add(1)
+	age := s.MaxAge - time.Duration(rand.Int64N(int64(s.MaxAge)/5+1)) // jittered: clients are not to come back in a herd
+	ctx, cancel := context.WithTimeout(r.Context(), age)
+	stop := context.AfterFunc(s.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+		gauge.Add(-1)
+		s.open.Done()
+	}, nil
+}
+
+func shuttingDown() error {
+	e := api.Errorf(api.CodeUnavailable, "the server is shutting down")
+	e.RetryAfter = time.Second
+	return e
+}
+
+// refused is what the caller is told of an error of the store that came before the stream began: one that Close
+// caused is not the store's.
+func (s *Streams) refused(err error) error {
+	if s.ctx.Err() != nil && api.CodeOf(err) == api.CodeInternal {
+		return shuttingDown()
+	}
+	return err
+}
+
+// retry is the line that tells a client when to come back, jittered as well.
+func (s *Streams) retry() []byte {
+	ms := (s.Retry + time.Duration(rand.Int64N(int64(s.Retry)))).Milliseconds()
+	return appendRetry(nil, ms)
+}
+
+// setHeaders sets what every stream's answer carries.
+func setHeaders(h http.Header) {
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+}
+
+// answerHead answers HEAD where GET would stream.
+func answerHead(w http.ResponseWriter) {
+	setHeaders(w.Header())
+	w.WriteHeader(http.StatusOK)
+}
+
+// backoff spaces the attempts of a stream whose store does not answer: the stream stays open meanwhile, since a browser
+// never comes back to one that was refused.
+type backoff struct{ d time.Duration }
+
+const firstBackoff, lastBackoff = 100 * time.Millisecond, 5 * time.Second
+
+// next is how long to wait now. first tells that the attempt before had succeeded.
+func (b *backoff) next() (d time.Duration, first bool) {
+	first = b.d == 0
+	b.d = min(max(2*b.d, firstBackoff), lastBackoff)
+	return b.d/2 + rand.N(b.d/2), first
+}
+
+func (b *backoff) reset() { b.d = 0 }
