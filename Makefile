@@ -1,0 +1,62 @@
+# The two commands that matter: make run, make test. Plain make and sh; make help lists the rest.
+
+GOLANGCI    = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME    = 10s
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint vuln fuzz compose-check postgres postgres-for-test
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+build: ## build bin/server
+	@go build -o bin/server ./cmd/server
+
+# No flags: PIPEPROC_… variables configure it. exec, so that signals reach the server itself.
+run: build postgres ## build and run the server in the foreground, data in ./pipeproc_data
+	@exec bin/server
+
+test: build postgres-for-test ## run all tests, with the race detector
+	@go test -race -timeout 6m ./...
+
+lint: ## check format and style
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted (gofmt -w):" $$bad >&2; exit 1; }
+	@go vet ./...
+	@go run $(GOLANGCI) run
+
+# govulncheck exits with 3 for a finding. It is installed, not run by go run, which would hide that code.
+vuln: ## look for known vulnerabilities, where their database can be reached
+	@GOBIN="$(CURDIR)/bin" go install $(GOVULNCHECK)
+	@if out=$$(bin/govulncheck ./... 2>&1); then echo "$$out"; else code=$$?; echo "$$out"; \
+	if [ $$code -eq 1 ] && echo "$$out" | grep -q 'fetching vulnerabilities'; then \
+		echo "the database of vulnerabilities cannot be reached from here: nothing was checked"; \
+	else exit $$code; fi; fi
+
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+compose-check: ## check docker-compose.yml (needs docker compose)
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \
+	elif command -v docker-compose >/dev/null; then docker-compose config --quiet; \
+	else echo "neither docker compose nor docker-compose is here" >&2; exit 1; fi
+
+# What running needs: a PostgreSQL, unless a database URL is given.
+postgres: build
+	@$(call need_postgres,)
+
+# What testing needs: PostgreSQL's binaries in any case, since the private one is tested too, and a C compiler for -race.
+postgres-for-test: build
+	@$(call need_postgres,--database-url= --memory=false)
+	@command -v "$$(go env CC)" >/dev/null || sh scripts/install gcc libc6-dev
+
+# need_postgres FLAGS: postgres-check exits with 1 when no binaries are found, with 2 when it is asked wrongly.
+define need_postgres
+why=$$(bin/server postgres-check $(1) 2>&1) || { code=$$?; echo "$$why" >&2; \
+[ $$code -eq 1 ] && [ -z "$$PIPEPROC_POSTGRES_BIN" ] && sh scripts/install postgresql && bin/server postgres-check $(1); }
+endef

@@ -1,0 +1,192 @@
+package service
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pipeproc"
+	"pipeproc/api"
+	"pipeproc/gcjob"
+	"pipeproc/httpapi"
+	"pipeproc/livestream"
+	"pipeproc/pgstore"
+	"pipeproc/procs"
+)
+
+// Service is one server. New makes it, Run runs it, once.
+type Service struct {
+	cfg       Config
+	log       *slog.Logger
+	tls       *tls.Config // nil: none
+	endpoints []endpoint
+	urls      []string
+	serving   chan struct{}
+	stopping  atomic.Bool
+}
+
+// New checks cfg, resolves its addresses and reads its TLS files. An error tells what is wrong with which flag; nothing
+// was started.
+func New(cfg Config) (*Service, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, log: logger(&cfg), serving: make(chan struct{})}
+	var err error
+	if s.tls, err = secure(&cfg); err != nil {
+		return nil, err
+	}
+	if s.endpoints, err = endpoints(&cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Ready is closed when every listener serves. It stays open when Run ends before that.
+func (s *Service) Ready() <-chan struct{} { return s.serving }
+
+// URLs are the listeners' addresses as clients name them, in the order of Config.Listen: http://host:port with the
+// actual port, https://host:port, unix:/path.sock. They are known from Ready on.
+func (s *Service) URLs() []string {
+	<-s.serving
+	return s.urls
+}
+
+// errAsked ends a server that POST /v1/shutdown was sent to.
+var errAsked = errors.New("shutdown asked for over HTTP")
+
+// Run starts PostgreSQL (unless there is a database URL), the store, the listeners and the loops, and blocks until asked
+// is done, POST /v1/shutdown is called, or one of them fails. Then it stops all of them in the reverse order: new
+// connections are refused, streams and waits end, requests are answered, the workers stop, the store is drained and
+// closed, PostgreSQL is stopped.
+//
+// It answers nil after an orderly stop, also when asked ends while it is still starting.
+func (s *Service) Run(asked context.Context) (err error) {
+	ctx, stop := context.WithCancelCause(asked)
+	defer stop(nil)
+
+	db, err := openDatabase(ctx, &s.cfg, s.log)
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+	defer also(&err, db.stop)
+
+	metrics := newMetrics()
+	store, err := pgstore.Open(ctx, pgstore.Config{URL: db.url, Namespace: s.cfg.Namespace,
+		UnsafeDurability: s.cfg.UnsafeDurability || s.cfg.Memory, Logger: s.log, Metrics: metrics})
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+	defer store.Close()
+	defer also(&err, start(stop, store.Run))
+
+	streams := livestream.New(livestream.Config{LiveProcs: store, Procs: store, Tailer: store, Watcher: store,
+		Logger: s.log, MaxAge: s.cfg.StreamMaxAge})
+	registerStreams(metrics, streams)
+	surface := httpapi.New(httpapi.Config{
+		Logs: store, Topics: store, Procs: store, SystemProcs: store, LiveProcs: store, Collector: store,
+		Health:       readiness{store, db, &s.stopping},
+		Streams:      streams,
+		OpenAPI:      pipeproc.OpenAPI,
+		MinPruneTime: s.cfg.GCMinPruneTime,
+		Shutdown:     s.shutdown(stop),
+		Metrics:      metrics,
+		Logger:       s.log,
+	})
+	listeners, err := s.listen(ctx)
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+
+	defer also(&err, start(stop, s.work(store, metrics)...))
+	defer s.serve(stop, surface, streams.Close, listeners)()
+	if err := s.announce(listeners); err != nil {
+		return err
+	}
+	close(s.serving)
+
+	<-ctx.Done()
+	cause := context.Cause(ctx)
+	s.log.Info("stopping", "because", cause)
+	if asked.Err() != nil || errors.Is(cause, errAsked) {
+		return nil
+	}
+	return cause
+}
+
+// work is what the server does besides answering requests.
+func (s *Service) work(store *pgstore.Store, metrics prometheus.Registerer) []func(context.Context) error {
+	loops := []func(context.Context) error{
+		procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers, Concurrency: s.cfg.WorkerConcurrency,
+			RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log, Metrics: metrics}).Run,
+		gcjob.NewSweep(gcjob.SweepConfig{Collector: store, Logger: s.log}).Run,
+	}
+	if s.cfg.GC {
+		loops = append(loops, gcjob.NewGC(gcjob.GCConfig{Collector: store, MinPruneTime: s.cfg.GCMinPruneTime,
+			Interval: time.Duration(s.cfg.GCInterval) * time.Millisecond, Logger: s.log}).Run)
+	}
+	return loops
+}
+
+// unlessStopped is err, or nil where err is that the start was cut short.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// also calls end and adds its error, unless it is told already.
+func also(err *error, end func() error) {
+	if e := end(); e != nil && !errors.Is(*err, e) {
+		*err = errors.Join(*err, e)
+	}
+}
+
+// shutdown is what POST /v1/shutdown calls; nil where that is not allowed.
+func (s *Service) shutdown(stop context.CancelCauseFunc) func() {
+	if !s.cfg.AllowShutdown {
+		return nil
+	}
+	return func() { stop(errAsked) }
+}
+
+// announce tells where the server listens.
+func (s *Service) announce(listeners []listener) error {
+	for _, l := range listeners {
+		s.urls = append(s.urls, l.url)
+		if s.cfg.Out == nil {
+			continue
+		}
+		if _, err := fmt.Fprintln(s.cfg.Out, "pipeproc listening on", l.url); err != nil {
+			return fmt.Errorf("tell the address: %w", err)
+		}
+	}
+	return nil
+}
+
+// readiness is ready when the store is, PostgreSQL is not being restarted, and the server does not stop.
+type readiness struct {
+	store    api.Health
+	db       *database
+	stopping *atomic.Bool
+}
+
+func (r readiness) Ready(ctx context.Context) error {
+	if r.stopping.Load() {
+		return errStopping
+	}
+	if err := r.db.ready(); err != nil {
+		return err
+	}
+	return r.store.Ready(ctx)
+}
+
+// errStopping is what requests are told that still wait while the server stops.
+var errStopping = api.Errorf(api.CodeUnavailable, "the server stops; ask again, another one may answer")
