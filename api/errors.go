@@ -1,3 +1,7 @@
+// Package api holds what the rooms share: the types of the domain, which are the types of the wire; the rules, as pure
+// functions; the error codes; and the roles of the store, as interfaces.
+//
+// Times are epoch ms of the database's clock, durations whole ms.
 package api
 
 import (

@@ -12,9 +12,9 @@ import (
 )
 
 // DecodeJSON reads data into v, a pointer, more strictly than encoding/json: member names match exactly, unknown and
-// duplicate members are refused, and so are trailing data, invalid UTF-8 and nesting deeper than MaxDepth (counted from
-// the envelope's inside). A null member is an absent one. Types that implement json.Unmarshaler decide for themselves;
-// json.RawMessage keeps the text as it is. A string member with the tag `empty:"code"` refuses "" with that code.
+// duplicate members are refused, and so are trailing data and invalid UTF-8. A null member is an absent one. Types that
+// implement json.Unmarshaler decide for themselves; json.RawMessage keeps the text as it is, whose nesting is for LogBody
+// to bound. A string member with the tag `empty:"code"` refuses "" with that code.
 //
 // Errors are CodeInvalidRequest, or what an Unmarshaler answers.
 func DecodeJSON(data []byte, v any) error {
@@ -24,18 +24,12 @@ func DecodeJSON(data []byte, v any) error {
 	return decode(trim(data), reflect.ValueOf(v).Elem(), "")
 }
 
-// envelopeDepth is the nesting that an envelope may add around a log's body.
-const envelopeDepth = 3
-
 func checkJSON(data []byte) error {
 	if len(trim(data)) == 0 {
 		return Errorf(CodeInvalidRequest, "the body is empty: JSON is expected")
 	}
 	if !utf8.Valid(data) {
 		return Errorf(CodeInvalidRequest, "the body is not valid UTF-8")
-	}
-	if depth(data) > MaxDepth+envelopeDepth {
-		return Errorf(CodeInvalidRequest, "the body is nested deeper than %d", MaxDepth)
 	}
 	if !json.Valid(data) {
 		var syntax *json.SyntaxError

@@ -129,7 +129,7 @@ type Topics interface {
 	Topics(ctx context.Context, after string, limit int) (TopicList, error)
 
 	// DeleteTopic unlinks the name at once; the logs go in the background. Errors: CodeInvalidTopic; CodeTopicInUse while
-	// procs exist, unless force, which destroys them (CodeProcIsManaged where one belongs to a systemProc).
+	// procs exist, unless force, which destroys them: a systemProc loses the topic, and goes with its last one.
 	DeleteTopic(ctx context.Context, name string, force bool) error
 }
 

@@ -280,6 +280,9 @@ func (p *Proc) Undo(token string) bool {
 		return false
 	}
 	retry := p.Retry
+	if !retry.IsZero() && retry != p.Claim.Range {
+		p.ClaimCount = retry.Len() // the claim's own count was another, and is not to name the retry's logs
+	}
 	p.drop()
 	p.Retry = retry
 	return true

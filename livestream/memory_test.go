@@ -154,7 +154,11 @@ func (m *memory) Place(_ context.Context, topic string, _ bool, at api.Bound) (a
 	if t == nil {
 		return api.Place{}, api.Errorf(api.CodeInvalidTopic, "there is no topic %q", topic)
 	}
-	from, _, err := api.TopicState{First: t.first, Head: t.head()}.Resolve(at, api.Bound{}, false, func(int64) (int64, error) {
+	state := api.TopicState{First: t.first, Head: t.head()}
+	if len(t.logs) > 0 {
+		state.FirstID = &t.logs[0].ID
+	}
+	from, _, err := state.Resolve(at, api.Bound{}, false, func(int64) (int64, error) {
 		return t.head(), nil
 	})
 	return api.Place{TopicID: t.id, Seq: from}, err

@@ -22,9 +22,10 @@ const (
 
 // Tail handles GET /v1/tail?topic=a&topic=b&start=: the logs of topics, without a proc. start is "latest" (default),
 // "earliest" or, with one topic, any start of a range; topics need not exist yet. Last-Event-ID (or ?lastEventId=) wins
-// over start for each topic that it names.
+// over start for each topic that it names. Where GC took what either of them asks for, a gap event tells so.
 //
-// Errors: CodeInvalidRequest, CodeInvalidTopicFormat, and for a start of a range what a range answers.
+// Errors: CodeInvalidRequest, CodeInvalidTopicFormat, and for a start of a range what a range answers, but for
+// CodeCollected.
 func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
 	q, err := queryOf(r, "topic", "start", "lastEventId")
 	if err != nil {
@@ -139,7 +140,11 @@ func (s *Streams) places(ctx context.Context, topics []string, start tailStart, 
 				return nil, api.Errorf(api.CodeInvalidRequest, "the last event id lies beyond the head of topic %q", topic)
 			}
 		case start.at.Form != api.BoundNone:
-			if f.Place, err = s.Tailer.Place(ctx, topic, false, start.at); err != nil {
+			f.Place, err = s.Tailer.Place(ctx, topic, false, start.at)
+			if api.CodeOf(err) == api.CodeCollected && exists { // to be told as a gap
+				f.Place, err = api.Place{TopicID: h.ID, Seq: min(start.at.ID.Seq, h.First)}, nil
+			}
+			if err != nil {
 				return nil, err
 			}
 		case !exists:
@@ -258,8 +263,8 @@ func (t *tail) step(ctx context.Context, f *followed) (sent bool, err error) {
 	if v.id != f.TopicID || f.Seq < v.first {
 		return t.page(ctx, f)
 	}
-	if f.Seq >= v.next() {
-		return t.tellGap(f, seqForm(f.Seq)), nil
+	if f.Seq >= v.next() { // a gap that is yet to be told waits for the first logs of the topic made anew
+		return false, nil
 	}
 	frames := v.frames[f.Seq-v.first:]
 	t.tellGap(f, frames[0].id.String())

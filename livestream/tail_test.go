@@ -102,7 +102,6 @@ func TestTailRefusals(t *testing.T) {
 		{"topic=a&start=first", "", 400, api.CodeInvalidRangeOffset},
 		{"topic=a&topic=b&start=:1", "", 400, api.CodeInvalidRequest},
 		{"topic=a&start=:10", "", 416, api.CodeInvalidToneIDSearch},
-		{"topic=a&start=:1", "", 410, api.CodeCollected},
 		{"topic=unknown&start=:1", "", 404, api.CodeInvalidTopic},
 		{"topic=a", "a", 400, api.CodeInvalidRequest},
 		{"topic=a", "5", 400, api.CodeInvalidRequest},
@@ -199,6 +198,20 @@ func TestTailOfCollectedLogs(t *testing.T) {
 	more := m.fill("a", 1)
 	c.logs("a", more...)
 	s.open(t, "/v1/tail?topic=a&topic=b", e.ID).logs("a", more...)
+}
+
+func TestTailStartsWhereGCWas(t *testing.T) {
+	m := newMemory()
+	s := newServer(t, m)
+	logs := m.fill("a", 6)
+	m.collect("a", 4)
+	for start, requested := range map[string]string{":1": ":1", logs[2].ID.String(): ":2"} {
+		c := s.open(t, "/v1/tail?topic=a&start="+start, "")
+		c.told("gap", fmt.Sprintf(`{"topic":"a","requested":"%s","resumedAt":"%s","reason":"collected"}`, requested, logs[4].ID))
+		c.logs("a", logs[4:]...)
+	}
+	// An id that lies before the first log by its time, and behind the head by its seq.
+	s.open(t, "/v1/tail?topic=a&start=0-99", "").logs("a", logs[4:]...)
 }
 
 func TestTailOfDeletedTopic(t *testing.T) {

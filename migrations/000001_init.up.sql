@@ -98,6 +98,7 @@ CREATE TABLE idempotency_keys (
     created_at bigint NOT NULL,
     PRIMARY KEY (api_key, key)
 );
+CREATE INDEX idempotency_keys_created_at ON idempotency_keys (created_at);
 
 -- One row a server and lane, with the last batch that it committed: tells what became of a COMMIT that was not answered.
 CREATE TABLE lanes (

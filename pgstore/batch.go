@@ -94,7 +94,7 @@ type batch struct {
 	entries map[windowStart]fetched
 	answers []error // one a request
 
-	logs          logColumns
+	logs       logColumns
 	touched    map[*topicRow]struct{}
 	changed    map[*procRow]struct{}
 	ackAnswers map[int64]ackAnswer
@@ -369,7 +369,7 @@ func (b *batch) commit(ctx context.Context) error {
 	q.Queue("COMMIT")
 
 	b.lane.warned = false
-	sent, cancel := context.WithTimeout(ctx, commitTimeout)
+	sent, cancel := context.WithTimeout(ctx, b.store.patience.commit)
 	defer cancel()
 	err := b.conn.SendBatch(sent, q).Close()
 	switch {
@@ -438,6 +438,11 @@ func (l *lane) held(ctx context.Context, requests []*request) (map[string]bool, 
 	for _, r := range requests {
 		r.op.needs(n)
 	}
+	if err := l.ensureConnected(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockPhase)
+	defer cancel()
 	held := map[string]bool{}
 	for _, kind := range []struct {
 		prefix, table string
@@ -446,7 +451,7 @@ func (l *lane) held(ctx context.Context, requests []*request) (map[string]bool, 
 		if len(kind.names) == 0 {
 			continue
 		}
-		rows, err := l.store.pool.Query(ctx, l.store.q(strings.ReplaceAll(`SELECT name FROM TABLE WHERE name = ANY($1) AND name NOT IN
+		rows, err := l.conn.Query(ctx, l.store.q(strings.ReplaceAll(`SELECT name FROM TABLE WHERE name = ANY($1) AND name NOT IN
 			(SELECT name FROM TABLE WHERE name = ANY($1) FOR UPDATE SKIP LOCKED)`, "TABLE", kind.table)), sortedKeys(kind.names))
 		if err != nil {
 			return nil, err

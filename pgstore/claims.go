@@ -140,7 +140,7 @@ func (s *Store) claim(ctx context.Context, o *claimOp, wait *int64) (*api.Claime
 	var watch api.Watch
 	for {
 		err := s.submit(ctx, o)
-		if len(o.unknown) > 0 {
+		if len(o.unknown) > 0 && api.CodeOf(err) == api.CodeInvalidProc { // nothing is made for a request that is refused
 			if err := s.createMissing(ctx, o); err != nil {
 				return nil, err
 			}
@@ -309,7 +309,7 @@ type ackOp struct {
 	acked   api.Range
 	ids     []api.ID
 	next    *api.Claim
-	answer  *ackAnswerBody // of a repeat within this batch
+	answer  *ackAnswerBody // of a repeat
 	ackNext *string
 	bytes   int
 }
@@ -347,6 +347,8 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 		o.repeat, o.ackNext = true, p.AckNext
 		if a, ok := b.ackAnswers[p.ID]; ok && a.token == o.req.Token {
 			o.answer = &a.body
+		} else if o.answer, err = b.ackAnswer(ctx, p); err != nil {
+			return err
 		}
 		if p.AckNext != nil && p.Claim != nil && p.Claim.Token == *p.AckNext && p.Status == api.StatusActive {
 			claim := *p.Claim
@@ -392,35 +394,32 @@ func (s *Store) ack(ctx context.Context, o *ackOp) (api.Acked, error) {
 	}
 	answer := api.Acked{Acked: o.acked.Acked(), IDs: o.ids, One: o.one, NextAsked: o.req.ClaimNext}
 	if o.repeat {
-		body := o.answer
-		if body == nil {
-			var err error
-			if body, err = s.ackAnswer(ctx, &o.proc); err != nil {
-				return api.Acked{}, err
-			}
-		}
-		answer = api.Acked{Acked: body.Acked, IDs: body.IDs, One: body.One, NextAsked: o.ackNext != nil}
+		answer = api.Acked{Acked: o.answer.Acked, IDs: o.answer.IDs, One: o.answer.One, NextAsked: o.ackNext != nil}
 	}
 	if o.next != nil {
 		next, err := s.deliver(ctx, &o.proc, *o.next)
-		if err != nil {
+		switch api.CodeOf(err) {
+		case "":
+			answer.Next = next
+		case api.CodeClaimLost, api.CodeInvalidTopic: // it no longer lives; the ack was applied all the same
+		default:
 			return api.Acked{}, err
 		}
-		answer.Next = next
 	}
 	return answer, nil
 }
 
 // ackAnswer is what the last applied ack of p answered: an ack alone is told by the proc itself, an ackCommit beside it.
-func (s *Store) ackAnswer(ctx context.Context, p *procRow) (*ackAnswerBody, error) {
+// It is read under p's lock: the next ack replaces it.
+func (b *batch) ackAnswer(ctx context.Context, p *procRow) (*ackAnswerBody, error) {
 	var text []byte
-	err := s.pool.QueryRow(ctx, s.q("SELECT answer FROM ns.ack_answers WHERE proc_id = $1 AND token = $2"), p.ID, p.AckToken).
+	err := b.conn.QueryRow(ctx, b.store.q("SELECT answer FROM ns.ack_answers WHERE proc_id = $1 AND token = $2"), p.ID, p.AckToken).
 		Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return &ackAnswerBody{Acked: p.LastAckedRange.Acked()}, nil
 	}
 	if err != nil {
-		return nil, mapError(err)
+		return nil, err
 	}
 	var body ackAnswerBody
 	return &body, json.Unmarshal(text, &body)

@@ -93,13 +93,12 @@ func (b *batch) queueKeys(q *pgx.Batch, n *needs) {
 	for _, id := range ids {
 		apiKeys, keys, hashes = append(apiKeys, id.apiKey), append(keys, id.key), append(hashes, n.keys[id].Hash[:])
 	}
-	q.Queue(b.store.q(`INSERT INTO ns.idempotency_keys (api_key, key, hash, created_at)
-		SELECT a, k, h, ns.now_ms() FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS u (a, k, h, i) ORDER BY i
-		ON CONFLICT DO NOTHING`), apiKeys, keys, hashes)
-	q.Queue(b.store.q(`SELECT k.api_key, k.key, k.hash, k.ids, k.created_at > ns.now_ms() - $3
-		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (a, k, i)
-		JOIN ns.idempotency_keys AS k ON k.api_key = u.a AND k.key = u.k ORDER BY u.i FOR UPDATE OF k`),
-		apiKeys, keys, int64(keyLife)).Query(func(rows pgx.Rows) error {
+	// DO UPDATE locks the rows that are there; they stay as they are.
+	q.Queue(b.store.q(`INSERT INTO ns.idempotency_keys AS k (api_key, key, hash, created_at)
+		SELECT a, u.key, h, ns.now_ms() FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS u (a, key, h, i) ORDER BY i
+		ON CONFLICT (api_key, key) DO UPDATE SET key = excluded.key
+		RETURNING k.api_key, k.key, k.hash, k.ids, k.created_at > ns.now_ms() - $4`),
+		apiKeys, keys, hashes, int64(keyLife)).Query(func(rows pgx.Rows) error {
 		defer rows.Close()
 		for rows.Next() {
 			var id keyID
@@ -133,7 +132,9 @@ func (b *batch) queueKeyAnswers(q *pgx.Batch) {
 		hashes, answers = append(hashes, row.hash[:]), append(answers, ids)
 	}
 	if len(keys) > 0 {
-		q.Queue(b.store.q(`UPDATE ns.idempotency_keys AS k SET hash = u.h, ids = u.ids, created_at = $5
+		// created_at is indexed: a row made a moment ago keeps its own, so that the update stays in the page.
+		q.Queue(b.store.q(`UPDATE ns.idempotency_keys AS k SET hash = u.h, ids = u.ids,
+				created_at = CASE WHEN k.ids = '' THEN k.created_at ELSE $5 END
 			FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS u (a, k, h, ids)
 			WHERE k.api_key = u.a AND k.key = u.k`), apiKeys, keys, hashes, answers, b.now)
 	}
@@ -141,10 +142,10 @@ func (b *batch) queueKeyAnswers(q *pgx.Batch) {
 
 // reserveTopics makes rows for the topics that have none, in a transaction of its own and in order of name, so that
 // batches which wait for each other's names cannot deadlock.
-func (s *Store) reserveTopics(ctx context.Context, names []string) error {
+func (s *Store) reserveTopics(ctx context.Context, q execer, names []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockPhase)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, s.q(`INSERT INTO ns.topics (name) SELECT name FROM unnest($1::text[]) AS name ORDER BY name
+	_, err := q.Exec(ctx, s.q(`INSERT INTO ns.topics (name) SELECT name FROM unnest($1::text[]) AS name ORDER BY name
 		ON CONFLICT DO NOTHING`), names)
 	return err
 }

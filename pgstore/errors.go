@@ -3,7 +3,9 @@ package pgstore
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,8 +18,8 @@ const (
 	stateLockTimeout     = "55P03"
 	stateSerialization   = "40001"
 	stateDeadlock        = "40P01"
-	stateAdminShutdown   = "57P01"
 	stateTooManyConns    = "53300"
+	stateReadOnly        = "25006" // the server has become a standby
 	stateClassConnection = "08"
 	stateClassOperator   = "57" // shut down, starting up, cancelled
 	stateClassResources  = "53" // disk full, memory, connections
@@ -38,17 +40,24 @@ func retryable(err error) bool {
 	return state == stateSerialization || state == stateDeadlock
 }
 
-// disconnected reports whether err says that the connection is gone or the server cannot be used now.
+// disconnected reports whether err says that the connection is gone or the server cannot be used now. What became of a
+// COMMIT is unknown then: a server that panics may have it on its disk.
 func disconnected(err error) bool {
 	if err == nil {
 		return false
 	}
-	state := sqlState(err)
-	if state == "" {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
 		var refusal *api.Error
 		return !errors.As(err, &refusal)
 	}
-	return state[:2] == stateClassConnection || state[:2] == stateClassOperator || state == stateTooManyConns
+	switch {
+	case pg.SeverityUnlocalized == "FATAL", pg.SeverityUnlocalized == "PANIC":
+		return true
+	case strings.HasPrefix(pg.Code, stateClassConnection), strings.HasPrefix(pg.Code, stateClassOperator):
+		return true
+	}
+	return pg.Code == stateTooManyConns || pg.Code == stateReadOnly
 }
 
 // mapError turns what PostgreSQL and the network answer into what a caller is told. Refusals and cancellation pass;
@@ -62,8 +71,10 @@ func mapError(err error) error {
 		return err
 	case sqlState(err) == stateLockTimeout:
 		return overloaded("the rows are locked by another client of the database")
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &connect), errors.As(err, &network),
-		pgconn.Timeout(err), sqlState(err) != "" && (disconnected(err) || sqlState(err)[:2] == stateClassResources):
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &connect), errors.As(err, &network), pgconn.Timeout(err),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return unavailable(err)
+	case sqlState(err) != "" && (disconnected(err) || strings.HasPrefix(sqlState(err), stateClassResources)):
 		return unavailable(err)
 	case sqlState(err) == "" && pgconn.SafeToRetry(err):
 		return unavailable(err)

@@ -1,10 +1,12 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +29,13 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 	if err != nil {
 		return run, mapError(err)
 	}
+	var locked error
 	for _, id := range ids {
 		row, err := s.collectTopic(ctx, id, minPruneTime)
+		if api.CodeOf(err) == api.CodeOverloaded { // an outsider holds this one: the others go on
+			locked = err
+			continue
+		}
 		if err != nil {
 			return run, err
 		}
@@ -40,7 +47,7 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 			return run, err
 		}
 	}
-	if err := s.removeRows(ctx); err != nil {
+	if err := cmp.Or(s.removeRows(ctx), locked); err != nil {
 		return run, err
 	}
 	topics, err := json.Marshal(run.Topics)
@@ -105,11 +112,14 @@ func (s *Store) floor(ctx context.Context, tx pgx.Tx, topic, now int64) (int64, 
 	return floor, err
 }
 
-// removeRows removes the rows of logs that were given up, and those of deleted topics.
+// removeRows removes the rows of logs that were given up, and those of deleted topics. It passes over topics that an
+// outsider holds, and leaves to another server what that one is at.
 func (s *Store) removeRows(ctx context.Context) error {
+	after := int64(0)
 	for {
 		var id, from, to int64
-		err := s.pool.QueryRow(ctx, s.q("SELECT id, removed, first FROM ns.topics WHERE removed < first LIMIT 1")).Scan(&id, &from, &to)
+		err := s.pool.QueryRow(ctx, s.q("SELECT id, removed, first FROM ns.topics WHERE removed < first AND id > $1 ORDER BY id LIMIT 1"), after).
+			Scan(&id, &from, &to)
 		if errors.Is(err, pgx.ErrNoRows) {
 			break
 		}
@@ -120,14 +130,25 @@ func (s *Store) removeRows(ctx context.Context) error {
 		if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3"), id, from, to); err != nil {
 			return mapError(err)
 		}
-		// Two servers may do this at once: the greater mark stays, and neither passes rows that are still there.
-		if _, err := s.pool.Exec(ctx, s.q("UPDATE ns.topics SET removed = greatest(removed, $2) WHERE id = $1"), id, to); err != nil {
-			return mapError(err)
+		err = s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '100ms'"); err != nil {
+				return err
+			}
+			// Two servers may do this at once: the greater mark stays, and neither passes rows that are still there.
+			_, err := tx.Exec(ctx, s.q("UPDATE ns.topics SET removed = greatest(removed, $2) WHERE id = $1"), id, to)
+			return err
+		})
+		switch {
+		case api.CodeOf(err) == api.CodeOverloaded:
+			after = id
+		case err != nil:
+			return err
 		}
 	}
+	after = 0
 	for {
 		var id int64
-		err := s.pool.QueryRow(ctx, s.q("SELECT id FROM ns.dropped_topics ORDER BY id LIMIT 1")).Scan(&id)
+		err := s.pool.QueryRow(ctx, s.q("SELECT id FROM ns.dropped_topics WHERE id > $1 ORDER BY id LIMIT 1"), after).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -135,15 +156,19 @@ func (s *Store) removeRows(ctx context.Context) error {
 			return mapError(err)
 		}
 		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.logs WHERE topic_id = $1
-			AND seq IN (SELECT seq FROM ns.logs WHERE topic_id = $1 ORDER BY seq LIMIT $2)`), id, removeBatch)
+			AND seq IN (SELECT seq FROM ns.logs WHERE topic_id = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)`), id, removeBatch)
 		if err != nil {
 			return mapError(err)
 		}
-		if tag.RowsAffected() == 0 {
-			if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.dropped_topics WHERE id = $1"), id); err != nil {
-				return mapError(err)
-			}
+		if tag.RowsAffected() > 0 {
+			continue
 		}
+		// Another server may be at the last of them: who finds none left forgets the topic.
+		if _, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.dropped_topics WHERE id = $1
+			AND NOT EXISTS (SELECT FROM ns.logs WHERE topic_id = $1)`), id); err != nil {
+			return mapError(err)
+		}
+		after = id
 	}
 }
 
@@ -187,10 +212,28 @@ func (s *Store) sweepTimeouts(ctx context.Context) error {
 		})
 }
 
-// sweepLiveProcs forgets expired liveProcs.
+// sweepLiveProcs forgets expired liveProcs. One that has a stream stays for one more sweep, so that the stream can tell
+// its client why it ends.
 func (s *Store) sweepLiveProcs(ctx context.Context) error {
 	return s.sweepProcs(ctx, "expires_at <= ns.now_ms()",
-		func(ctx context.Context, tx pgx.Tx, _ int64, procs []*procRow) error { return s.forgetProcs(ctx, tx, procs...) })
+		func(ctx context.Context, tx pgx.Tx, _ int64, procs []*procRow) error {
+			ids := make([]int64, len(procs))
+			for i, p := range procs {
+				ids[i] = p.ID
+			}
+			rows, err := tx.Query(ctx, s.q(`UPDATE ns.live_streams SET instance = '' WHERE proc_id = ANY($1) AND instance <> ''
+				RETURNING proc_id`), ids)
+			if err != nil {
+				return err
+			}
+			streamed, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+			if err != nil {
+				return err
+			}
+			return s.forgetProcs(ctx, tx, slices.DeleteFunc(slices.Clone(procs), func(p *procRow) bool {
+				return slices.Contains(streamed, p.ID)
+			})...)
+		})
 }
 
 // sweepProcs runs f on the procs that meet condition, in batches, passing over those that somebody has locked: whoever
@@ -231,7 +274,8 @@ func (s *Store) sweepProcs(ctx context.Context, condition string, f func(ctx con
 // procs: one that was being created has come to its end then.
 func (s *Store) sweepReserved(ctx context.Context) error {
 	return s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, s.q("SELECT id FROM ns.topics WHERE head = 0 ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"), sweepBatch)
+		rows, err := tx.Query(ctx, s.q(`SELECT id FROM ns.topics AS t WHERE head = 0
+			AND NOT EXISTS (SELECT FROM ns.procs WHERE topic_id = t.id) ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED`), sweepBatch)
 		if err != nil {
 			return err
 		}
@@ -248,18 +292,19 @@ func (s *Store) sweepReserved(ctx context.Context) error {
 // sweepKeys removes idempotency keys that are no longer known, and lanes of servers long gone.
 func (s *Store) sweepKeys(ctx context.Context) error {
 	const laneLife = 7 * 24 * time.Hour
-	for _, stale := range []struct {
-		sql  string
-		life int64
-	}{
-		{"DELETE FROM ns.idempotency_keys WHERE created_at < ns.now_ms() - $1", keyLife},
-		{"DELETE FROM ns.lanes WHERE written_at < ns.now_ms() - $1", laneLife.Milliseconds()},
-	} {
-		if _, err := s.pool.Exec(ctx, s.q(stale.sql), stale.life); err != nil {
+	for {
+		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.idempotency_keys WHERE (api_key, key) IN (
+			SELECT api_key, key FROM ns.idempotency_keys WHERE created_at < (SELECT ns.now_ms()) - $1
+			ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)`), int64(keyLife), removeBatch)
+		if err != nil {
 			return mapError(err)
 		}
+		if tag.RowsAffected() < removeBatch {
+			break
+		}
 	}
-	return nil
+	_, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.lanes WHERE written_at < ns.now_ms() - $1"), laneLife.Milliseconds())
+	return mapError(err)
 }
 
 // Ready implements api.Health.

@@ -25,13 +25,19 @@ const (
 	lockTimeout     = 250 * time.Millisecond // of the main lane, for one row
 	lockTimeoutSide = 20 * time.Millisecond  // of a side lane, so that it holds no other row for long
 	sideRetry       = 50 * time.Millisecond  // between two tries of a side lane
-	sidePatience    = 30 * time.Second       // after which a side lane's requests are refused
-	commitTimeout   = 5 * time.Second        // for an answer to COMMIT
 	lockPhase       = 5 * time.Second        // for all that comes before the writes
-	resolveTimeout  = 5 * time.Second        // to find out what became of a COMMIT
 	reconnectTries  = 3
 	sideLanes       = 16
 )
+
+// patience is how long a lane waits for what may never come. Tests have less of it.
+type patience struct {
+	side    time.Duration // for a row that an outsider holds, before a side lane's requests are refused
+	commit  time.Duration // for an answer to COMMIT
+	resolve time.Duration // to find out what became of a COMMIT
+}
+
+var defaultPatience = patience{side: 30 * time.Second, commit: 5 * time.Second, resolve: 5 * time.Second}
 
 // An op is what one request wants of a batch.
 type op interface {
@@ -276,16 +282,16 @@ func (l *lane) run(ctx context.Context, requests []*request) {
 		switch {
 		case err == nil:
 			return
+		case errors.Is(err, errUnknown): // before all else: whatever its cause is, nothing is tried again
+			l.fail(requests, unavailable(err))
+			return
 		case sqlState(err) == stateLockTimeout:
 			if blocked++; blocked > 3 {
 				l.oneByOne(ctx, requests, mapError(err))
 				return
 			}
 			requests = l.split(ctx, requests)
-		case errors.Is(err, errUnknown):
-			l.fail(requests, unavailable(err))
-			return
-		case disconnected(err):
+		case disconnected(err) && (sqlState(err) != "" || !l.connected()):
 			l.disconnect()
 			if attempt >= reconnectTries {
 				l.fail(requests, unavailable(err))
@@ -346,15 +352,17 @@ func (l *lane) split(ctx context.Context, requests []*request) (rest []*request)
 
 // runSide carries out a side lane's batch, trying until the outsider lets go of the row.
 func (l *lane) runSide(ctx context.Context, requests []*request) {
-	deadline := time.Now().Add(sidePatience)
+	deadline := time.Now().Add(l.store.patience.side)
 	for {
 		err := l.try(ctx, requests)
 		switch {
 		case err == nil:
 			return
-		case sqlState(err) != stateLockTimeout && !retryable(err):
-			l.disconnect()
-			l.oneByOne(ctx, requests, mapError(err))
+		case errors.Is(err, errUnknown):
+			l.fail(requests, unavailable(err))
+			return
+		case sqlState(err) != stateLockTimeout && !retryable(err): // the row is not what is in the way
+			l.run(ctx, requests)
 			return
 		case time.Now().After(deadline) || l.lanes.isClosed():
 			l.fail(requests, overloaded("%s is locked by another client of the database", l.row[2:]))
@@ -372,22 +380,21 @@ func (l *lane) runSide(ctx context.Context, requests []*request) {
 // try runs one transaction for requests and answers them after its COMMIT. Its errors mean that nothing was committed
 // and nobody answered, but for errUnknown: whether it was committed could not be found out.
 func (l *lane) try(ctx context.Context, requests []*request) error {
-	if err := l.ensureConnected(ctx); err != nil {
-		return err
-	}
 	for {
+		if err := l.ensureConnected(ctx); err != nil {
+			return err
+		}
 		b := newBatch(l)
 		missing, err := b.prepare(ctx, requests)
-		if err == nil && len(missing) > 0 {
-			l.rollback(ctx)
-			if err := l.store.reserveTopics(ctx, missing); err != nil {
-				return err
-			}
-			continue
-		}
 		if err != nil {
 			l.rollback(ctx)
 			return err
+		}
+		if len(missing) > 0 {
+			if err := l.reserve(ctx, missing); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := b.commit(ctx); err != nil {
 			return err
@@ -400,9 +407,19 @@ func (l *lane) try(ctx context.Context, requests []*request) error {
 	}
 }
 
+// reserve gives up the transaction and makes rows for topics. It uses the lane's own connection, so that no commit waits
+// for readers.
+func (l *lane) reserve(ctx context.Context, topics []string) error {
+	l.rollback(ctx)
+	if err := l.ensureConnected(ctx); err != nil {
+		return err
+	}
+	return l.store.reserveTopics(ctx, l.conn, topics)
+}
+
 // rollback ends the transaction; a connection that cannot do it in time is dropped.
 func (l *lane) rollback(ctx context.Context) {
-	if l.conn == nil || l.conn.IsClosed() {
+	if !l.connected() {
 		l.disconnect()
 		return
 	}

@@ -20,9 +20,11 @@ type backend struct {
 	started time.Time
 }
 
+func (l *lane) connected() bool { return l.conn != nil && !l.conn.IsClosed() }
+
 // ensureConnected opens the lane's connection unless it is open.
 func (l *lane) ensureConnected(ctx context.Context) error {
-	if l.conn != nil && !l.conn.IsClosed() {
+	if l.connected() {
 		return nil
 	}
 	l.disconnect()
@@ -75,7 +77,7 @@ func (l *lane) disconnect() {
 func (l *lane) resolve(ctx context.Context, batch string) error {
 	lost := l.backend
 	l.disconnect()
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	ctx, cancel := context.WithTimeout(ctx, l.store.patience.resolve)
 	defer cancel()
 	var err error
 	for ctx.Err() == nil {
@@ -106,7 +108,8 @@ func (l *lane) resolveOnce(ctx context.Context, lost backend, batch string) (com
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for gone := false; !gone; {
-		if err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) = 0 FROM pg_stat_activity
+		// It waits a little for the backend to end.
+		if err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid, 500)) = 0 FROM pg_stat_activity
 			WHERE pid = $1 AND backend_start = $2`, lost.pid, lost.started).Scan(&gone); err != nil {
 			return false, err
 		}

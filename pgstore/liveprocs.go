@@ -114,17 +114,22 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 
 // Turn implements api.LiveProcs.
 func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn api.StreamTurn, err error) {
-	procs, err := s.readProcs(ctx, s.pool, "p.name = $1", stream.LiveProc)
+	var p *procRow
+	var r streamRow
+	err = s.readTx(ctx, func(tx pgx.Tx) error { // one that is destroyed meanwhile has no stream: it was not replaced
+		procs, err := s.readProcs(ctx, tx, "p.name = $1", stream.LiveProc)
+		if err != nil || len(procs) == 0 {
+			return err
+		}
+		p = procs[0]
+		r, err = s.readStream(ctx, tx, p.ID)
+		return err
+	})
 	if err != nil {
-		return turn, mapError(err)
+		return turn, err
 	}
-	if len(procs) == 0 {
+	if p == nil {
 		return s.ended(ctx, stream)
-	}
-	p := procs[0]
-	r, err := s.readStream(ctx, s.pool, p.ID)
-	if err != nil {
-		return turn, mapError(err)
 	}
 	turn = api.StreamTurn{Proc: p.Proc, Wait: -1}
 	switch {
@@ -169,8 +174,8 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 	return turn, err
 }
 
-// ended tells why a liveProc is gone: it was destroyed unless its time was over. An expired one's row stays until the
-// sweep, or its name is known from what the sweep left.
+// ended tells why a liveProc is gone: it was destroyed unless its time was over. The row of an expired one stays until its
+// stream had the time to look.
 func (s *Store) ended(ctx context.Context, stream api.Stream) (api.StreamTurn, error) {
 	var expired bool
 	err := s.pool.QueryRow(ctx, s.q("SELECT EXISTS (SELECT FROM ns.procs WHERE name = $1)"), stream.LiveProc).Scan(&expired)

@@ -47,7 +47,9 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended($1, 0))", "migrate "+s.schema); err != nil {
 		return err
 	}
-	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock(hashtextextended($1, 0))", "migrate "+s.schema)
+	defer func() { // a connection that cannot do it is closed, and the lock with it
+		_, _ = conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock(hashtextextended($1, 0))", "migrate "+s.schema)
+	}()
 
 	latest, err := latestMigration()
 	if err != nil {

@@ -130,7 +130,9 @@ func (s *Store) queueProcs(q *pgx.Batch, procs []*procRow) {
 		c.seeks, c.nextAttempts, c.lastErrors, c.liveEnds)
 }
 
-func unknownProc(name string) error { return api.Errorf(api.CodeInvalidProc, "proc %q is unknown", name) }
+func unknownProc(name string) error {
+	return api.Errorf(api.CodeInvalidProc, "proc %q is unknown", name)
+}
 
 func unknownTopic(name string) error {
 	return api.Errorf(api.CodeInvalidTopic, "topic %q is unknown", name)

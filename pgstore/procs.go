@@ -87,7 +87,7 @@ func (s *Store) createProc(ctx context.Context, n newProc) (p *procRow, created 
 	return p, created, err
 }
 
-// lockTopics locks the topics' rows, reserving the names that are unknown, and tells the time after it.
+// lockTopics locks the topics' rows, and tells the time after it. Names that are unknown are missingTopicsError.
 func (s *Store) lockTopics(ctx context.Context, tx pgx.Tx, names []string) (map[string]*lockedTopic, int64, error) {
 	topics, err := s.lockKnownTopics(ctx, tx, names)
 	if err != nil {
@@ -100,10 +100,7 @@ func (s *Store) lockTopics(ctx context.Context, tx pgx.Tx, names []string) (map[
 		}
 	}
 	if len(missing) > 0 {
-		if err := s.reserveTopics(ctx, missing); err != nil {
-			return nil, 0, err
-		}
-		return nil, 0, errAgain
+		return nil, 0, missingTopicsError(missing)
 	}
 	var now int64
 	err = tx.QueryRow(ctx, s.q("SELECT ns.now_ms()")).Scan(&now)

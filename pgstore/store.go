@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,8 @@ type Store struct {
 	hub    *hub
 	lanes  *lanes
 	meters *meters
+
+	patience patience
 
 	mu  sync.RWMutex
 	sql map[string]string // statement as written → with the schema's name
@@ -89,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Connections = 16
 	}
 	s := &Store{cfg: cfg, schema: pgx.Identifier{schemaName(cfg.Namespace)}.Sanitize(), server: newUUID(),
-		log: cfg.Logger, sql: map[string]string{}, meters: newMeters(cfg.Metrics)}
+		log: cfg.Logger, sql: map[string]string{}, meters: newMeters(cfg.Metrics), patience: defaultPatience}
 	s.hub = newHub(s)
 	s.lanes = newLanes(s)
 
@@ -176,13 +179,18 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+// execer is what writes outside a transaction need: the pool or a lane's connection.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
 // readTx runs f in a transaction that sees the database as of one instant.
 func (s *Store) readTx(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return mapError(pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f))
 }
 
-// writeTx runs f in a transaction, again when PostgreSQL asks for it. f may answer errAgain to be run anew. A client
-// that goes away does not cancel it.
+// writeTx runs f in a transaction, again when PostgreSQL asks for it. f may answer errAgain to be run anew, and
+// missingTopicsError to have them reserved before. A client that goes away does not cancel it.
 func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -193,15 +201,27 @@ func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.
 			}
 			return f(ctx, tx)
 		})
-		if attempt < 10 && (errors.Is(err, errAgain) || retryable(err)) {
-			continue
+		var missing missingTopicsError
+		switch {
+		case attempt >= 10:
+			return mapError(err)
+		case errors.As(err, &missing): // only now, when the transaction has given its connection back
+			if err := s.reserveTopics(ctx, s.pool, missing); err != nil {
+				return mapError(err)
+			}
+		case !errors.Is(err, errAgain) && !retryable(err):
+			return mapError(err)
 		}
-		return mapError(err)
 	}
 }
 
 // errAgain asks writeTx for another try: what the transaction relied on has changed.
 var errAgain = errors.New("again")
+
+// missingTopicsError names the topics that have no row yet.
+type missingTopicsError []string
+
+func (e missingTopicsError) Error() string { return "topics without a row: " + strings.Join(e, ", ") }
 
 func newUUID() string {
 	var b [16]byte

@@ -3,9 +3,11 @@ package pgstore_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"testing"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
 	"pipeproc/api"
@@ -13,7 +15,17 @@ import (
 	"pipeproc/pgstore/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	code := pgtest.Main(m)
+	if code == 0 {
+		// The container's watchdog, where there is one, lives as long as the process.
+		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/testcontainers/testcontainers-go.(*Reaper).connect.func1")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 // open runs a store on the database at url until the test ends.
 func open(tb testing.TB, url string) *pgstore.Store {

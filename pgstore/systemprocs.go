@@ -423,4 +423,3 @@ func (s *Store) loadJobTopics(ctx context.Context) error {
 	s.hub.setJobTopics(names)
 	return nil
 }
-

@@ -276,26 +276,37 @@ func (h *hub) notify(ctx context.Context) error {
 		out := h.outbox
 		h.outbox = newOutbox()
 		h.mu.Unlock()
-		if conn == nil || conn.IsClosed() {
-			var err error
-			if conn, err = h.store.connect(ctx, map[string]string{"synchronous_commit": "off"}); err != nil {
-				conn = nil
-				h.store.log.Debug("telling other servers of changes", "error", err)
-				continue // their polls will find it
-			}
-		}
 		for _, payload := range out.payloads(h.store.server) {
-			sent, cancel := context.WithTimeout(ctx, 5*time.Second)
-			_, err := conn.Exec(sent, "SELECT pg_notify($1, $2)", h.channel(), payload)
-			cancel()
+			used := conn != nil
+			err := h.tell(ctx, &conn, payload)
+			if err != nil && used { // the connection may have been cut since it was used last
+				err = h.tell(ctx, &conn, payload)
+			}
 			if err != nil {
 				if ctx.Err() == nil {
 					h.store.log.Debug("telling other servers of changes", "error", err)
 				}
-				break
+				break // their polls will find it
 			}
 		}
 	}
+}
+
+// tell sends one message on *conn, which it opens where there is none, and drops after an error.
+func (h *hub) tell(ctx context.Context, conn **pgx.Conn, payload string) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if *conn == nil {
+		if *conn, err = h.store.connect(ctx, map[string]string{"synchronous_commit": "off"}); err != nil {
+			*conn = nil
+			return err
+		}
+	}
+	if _, err = (*conn).Exec(ctx, "SELECT pg_notify($1, $2)", h.channel(), payload); err != nil {
+		(*conn).Close(context.WithoutCancel(ctx))
+		*conn = nil
+	}
+	return err
 }
 
 // payloads splits the outbox into messages that NOTIFY takes.

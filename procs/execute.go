@@ -68,6 +68,8 @@ func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again boo
 	switch {
 	case errors.Is(err, errStopping):
 		r.abandon(e)
+	case errors.Is(err, errLost):
+		r.lose(e)
 	case errors.As(err, &f):
 		r.fail(e, expiry, f)
 	case err != nil:
@@ -87,8 +89,10 @@ func (r *run) process(e *api.Execution, s *seat) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	ctx, cut := context.WithCancelCause(r.calls)
+	defer r.turns.begin(e.Proc, cut)()
 	defer r.metrics.timed(time.Now())
-	return p.process(r.calls, e)
+	return p.process(ctx, e)
 }
 
 // ack commits the output. An answer in hand is committed also while the workers stop.
@@ -104,8 +108,7 @@ func (r *run) ack(e *api.Execution, expiry time.Time, logs []api.NewLog) (next *
 		r.metrics.count(acked)
 		return next, others
 	case gone(code):
-		r.metrics.count(lost)
-		r.Logger.Info("systemProcs: an answer came after its claim was lost", "proc", e.Proc, "attempt", e.Claim.Attempt)
+		r.lose(e)
 	case unsure(code):
 		r.metrics.count(unknown)
 		r.Logger.Warn("systemProcs: an ack had no answer", "proc", e.Proc, "attempt", e.Claim.Attempt, "error", err)
@@ -118,6 +121,12 @@ func (r *run) ack(e *api.Execution, expiry time.Time, logs []api.NewLog) (next *
 		r.fail(e, expiry, failed(err, reason))
 	}
 	return nil, false
+}
+
+// lose ends an execution whose claim was lost before the answer came.
+func (r *run) lose(e *api.Execution) {
+	r.metrics.count(lost)
+	r.Logger.Info("systemProcs: a claim was lost before the answer came", "proc", e.Proc, "attempt", e.Claim.Attempt)
 }
 
 // fail tells of a failed attempt.

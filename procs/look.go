@@ -64,11 +64,12 @@ func (r *run) look(ctx context.Context) {
 // negative when it will not.
 func (r *run) lookOnce(ctx context.Context) (time.Duration, error) {
 	// More than the slots: enough to fill them all, and to go round among those that wait until the next look.
+	look := r.turns.look()
 	procs, next, err := r.Jobs.RunnableJobs(ctx, 2*r.Workers*r.Concurrency+lookAhead)
 	if err != nil {
 		return 0, err
 	}
-	r.turns.offer(procs)
+	r.turns.offer(procs, look)
 	return milliseconds(next), nil
 }
 

@@ -88,6 +88,9 @@ func New(c Config) *Workers {
 // errStopping is the cause with which calls are cut off when their grace is over.
 var errStopping = errors.New("the workers stop")
 
+// errLost is the cause with which a call is cut off whose claim was lost: somebody ended it, or destroyed the proc.
+var errLost = errors.New("the claim was lost")
+
 // Run works until ctx is cancelled. Then no more work is taken; executions in flight go on for Grace, after which their
 // calls are cut off and their claims given back. It answers nil, after all of them have ended: at most a few seconds
 // after the grace. It may be called again afterwards, but not twice at once.

@@ -368,16 +368,19 @@ func TestLater(t *testing.T) {
 	})
 }
 
-// TestLostClaim: an answer to a claim that was lost meanwhile commits nothing, and the logs are handed out again.
+// TestLostClaim: a call whose claim was lost meanwhile is cut off, and the logs are handed out again.
 func TestLostClaim(t *testing.T) {
 	bubble(t, func(t *testing.T, m *memory, n *network) {
 		h := &hook{}
-		h.answer = func(w http.ResponseWriter, _ *http.Request, d delivery) {
+		h.answer = func(w http.ResponseWriter, r *http.Request, d delivery) {
 			if d.Claim.Attempt == 1 {
 				if err := m.change("a", func(p *api.Proc) error { return p.Reclaim(now(), d.Claim.Token) }); err != nil {
 					t.Error(err)
 				}
-				time.Sleep(time.Second) // others could run it now; this server does not, while its call runs
+				<-r.Context().Done() // cut off, long before its time-out
+				if took := time.Since(d.at); took > time.Second {
+					t.Errorf("cut off after %v", took)
+				}
 			}
 			_, _ = fmt.Fprintf(w, `{"attempt":%d}`, d.Claim.Attempt)
 		}
@@ -393,6 +396,29 @@ func TestLostClaim(t *testing.T) {
 			t.Error("two executions of one proc at a time")
 		}
 	})
+}
+
+// TestStaleLook: a look that began before a call tells nothing of its claim.
+func TestStaleLook(t *testing.T) {
+	turns := newTurns([]*seat{{}}, 8, func(string, *seat) {})
+	turns.offer([]string{"a"}, turns.look())
+	ctx, cut := context.WithCancelCause(t.Context())
+	stale := turns.look()
+	end := turns.begin("a", cut)
+	turns.offer([]string{"a"}, stale)
+	if err := context.Cause(ctx); err != nil {
+		t.Errorf("the call is cut off: %v", err)
+	}
+	turns.offer([]string{"b"}, turns.look())
+	if err := context.Cause(ctx); err != nil {
+		t.Errorf("the call is cut off for another one's sake: %v", err)
+	}
+	turns.offer([]string{"a"}, turns.look())
+	if err := context.Cause(ctx); !errors.Is(err, errLost) {
+		t.Errorf("the call goes on: %v", err)
+	}
+	end()
+	turns.offer([]string{"a"}, turns.look()) // on its way to the ack: nothing to cut off
 }
 
 // TestDestroyed: the proc is gone when its answer comes.

@@ -151,8 +151,8 @@ func payload(e *api.Execution) ([]byte, error) {
 // broken tells why a call ended without an answer.
 func broken(ctx context.Context, timeout time.Duration, err error) error {
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errStopping):
-		return errStopping
+	case errors.Is(cause, errStopping), errors.Is(cause, errLost):
+		return cause
 	case cause != nil:
 		return failed(err, fmt.Sprintf("the processor did not answer within %d ms", timeout.Milliseconds()))
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -9,8 +9,8 @@ import (
 
 // processor is what runs on the logs of a systemProc.
 type processor interface {
-	// process answers for one execution. It errs with a *attemptError when the attempt failed, with errStopping when it was cut
-	// off because that is the cause of ctx's end.
+	// process answers for one execution. It errs with a *attemptError when the attempt failed, with errStopping or
+	// errLost when it was cut off because that is the cause of ctx's end.
 	process(ctx context.Context, e *api.Execution) (answer, error)
 }
 

@@ -36,7 +36,7 @@ func (c *Cluster) initdb(ctx context.Context, inherited *os.File) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(tmp)
+			_ = os.RemoveAll(tmp)
 		}
 	}()
 	if err := c.account.own(tmp); err != nil {

@@ -52,7 +52,7 @@ func (c *Cluster) sweep(ctx context.Context, dir string) {
 	if err != nil {
 		return // in use
 	}
-	defer f.close()
+	defer func() { _ = f.close() }()
 	old := &Cluster{cfg: c.cfg, log: c.log, account: c.account, folder: f}
 	inherited, err := old.claim(ctx)
 	if err != nil {

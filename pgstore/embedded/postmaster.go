@@ -209,8 +209,8 @@ func (p *postmaster) start(log *slog.Logger) error {
 			defer close(drained)
 			forward(r, log, &p.tail)
 		}()
-		p.cmd.Wait() // its outcome is in ProcessState
-		r.SetReadDeadline(time.Now().Add(drainTime))
+		_ = p.cmd.Wait() // its outcome is in ProcessState
+		_ = r.SetReadDeadline(time.Now().Add(drainTime))
 		<-drained
 		r.Close()
 	}()

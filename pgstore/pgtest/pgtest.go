@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -53,7 +52,7 @@ func Logger() *slog.Logger {
 	if os.Getenv("PIPEPROC_TEST_LOG") != "" {
 		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return slog.New(slog.NewTextHandler(io.Discard, nil))
+	return slog.New(slog.DiscardHandler)
 }
 
 // Database answers the URL of a database that holds the schema of namespace "default" and is dropped after the test.
@@ -98,6 +97,16 @@ func MoveClock(tb testing.TB, dbURL, namespace string, offset time.Duration) {
 	err := exec(dbURL, fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s.now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
 		AS $$ SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + %d $$`,
 		pgx.Identifier{"pipeproc_" + namespace}.Sanitize(), offset.Milliseconds()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// SetClock stops the clock of a namespace in the database at dbURL at ms, until it is set again.
+func SetClock(tb testing.TB, dbURL, namespace string, ms int64) {
+	tb.Helper()
+	err := exec(dbURL, fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s.now_ms() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
+		AS $$ SELECT %d::bigint $$`, pgx.Identifier{"pipeproc_" + namespace}.Sanitize(), ms))
 	if err != nil {
 		tb.Fatal(err)
 	}

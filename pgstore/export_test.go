@@ -1,0 +1,83 @@
+package pgstore
+
+import (
+	"context"
+	"time"
+)
+
+// Be as patient as told. Call it before Run; zero leaves as it is.
+func (s *Store) SetPatience(side, commit, resolve time.Duration) {
+	for _, p := range []struct {
+		to *time.Duration
+		d  time.Duration
+	}{{&s.patience.side, side}, {&s.patience.commit, commit}, {&s.patience.resolve, resolve}} {
+		if p.d > 0 {
+			*p.to = p.d
+		}
+	}
+}
+
+// Queued is the number of requests that wait for the main lane's next batch.
+func (s *Store) Queued() int { return s.lanes.main.queued() }
+
+// SideLanes is the number of rows that have a lane of their own.
+func (s *Store) SideLanes() int {
+	s.lanes.mu.Lock()
+	defer s.lanes.mu.Unlock()
+	return len(s.lanes.side)
+}
+
+// SideQueued is the number of requests that wait in side lanes, those in flight left out.
+func (s *Store) SideQueued() (n int) {
+	s.lanes.mu.Lock()
+	defer s.lanes.mu.Unlock()
+	for _, side := range s.lanes.side {
+		n += side.queued()
+	}
+	return n
+}
+
+// Watching reports whether somebody watches the proc.
+func (s *Store) Watching(proc string) bool {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return len(s.hub.procs[proc]) > 0
+}
+
+// Subscriptions is the number of topics and procs that somebody watches, and of heads remembered.
+func (s *Store) Subscriptions() int {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return len(s.hub.topics) + len(s.hub.procs) + len(s.hub.jobs) + len(s.hub.heads)
+}
+
+// Server names the store in the table lanes.
+func (s *Store) Server() string { return s.server }
+
+// Stall holds the main lane in a batch of its own until release is called: what is asked for meanwhile gathers.
+func (s *Store) Stall(ctx context.Context) (release func()) {
+	o := &stallOp{entered: make(chan struct{}), release: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.submit(ctx, o)
+	}()
+	<-o.entered
+	return func() {
+		close(o.release)
+		<-done
+	}
+}
+
+type stallOp struct{ entered, release chan struct{} }
+
+func (o *stallOp) needs(*needs) {}
+func (o *stallOp) size() int    { return 0 }
+func (o *stallOp) apply(context.Context, *batch) error {
+	close(o.entered)
+	<-o.release
+	return nil
+}
+
+// Disconnected is disconnected.
+var Disconnected = disconnected
