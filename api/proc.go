@@ -293,6 +293,9 @@ func (p *Proc) Extend(now int64, token string) error {
 	if err := p.holds(token); err != nil {
 		return err
 	}
+	if p.Claim == nil {
+		return Errorf(CodeClaimLost, "proc %q has no claim to extend", p.Name)
+	}
 	p.Claim.ExpiresAt = p.expiry(now)
 	return nil
 }

@@ -197,6 +197,6 @@ type Watcher interface {
 
 // Health is the role of the store that readiness is asked of.
 type Health interface {
-	// Ready answers nil when the database answers, its schema is current and the store's loops turn.
+	// Ready answers nil when the database answers and its schema is current.
 	Ready(ctx context.Context) error
 }

@@ -342,6 +342,14 @@ func (c *crowd) finish(ctx context.Context, s *pgstore.Store, proc string) error
 		if err := c.ack(ctx, s, claimed, false, false); err != nil {
 			return err
 		}
+		told := c.acks[claimed.Claim.Token].acked
+		again, err := c.stores[1].Ack(ctx, proc, api.AckRequest{Token: claimed.Claim.Token})
+		if err != nil {
+			return err
+		}
+		if fmt.Sprint(again) != fmt.Sprint(told) {
+			return fmt.Errorf("the ack of %s was answered %v, its repeat %v", proc, told, again)
+		}
 	}
 }
 

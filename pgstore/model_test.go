@@ -119,7 +119,7 @@ func (r *rig) check(t *rapid.T) (steps int) {
 	}{
 		{3, "commit", r.stepCommit}, {1, "commit with key", r.stepCommitWithKey},
 		{2, "range", r.stepRange}, {1, "log", r.stepLog},
-		{1, "create", r.stepCreate}, {6, "claim", r.stepClaim}, {2, "claimAny", r.stepClaimAny},
+		{1, "create", r.stepCreate}, {6, "claim", r.stepClaim}, {3, "claimAny", r.stepClaimAny},
 		{4, "ack", r.stepAck}, {3, "ackCommit", r.stepAckCommit}, {3, "reclaim", r.stepReclaim},
 		{1, "extend", r.stepExtend}, {2, "undo", r.stepUndo}, {1, "seek", r.stepSeek}, {1, "patch", r.stepPatch},
 		{2, "disable", r.stepDisable}, {3, "resume", r.stepResume}, {1, "destroy", r.stepDestroy},
@@ -131,9 +131,8 @@ func (r *rig) check(t *rapid.T) (steps int) {
 		}
 	}
 	r.stepCommit(t)
-	for range modelProcs {
-		r.stepCreate(t)
-	}
+	r.stepCreate(t)
+	r.stepCreate(t)
 	t.Repeat(actions)
 	t.Repeat(actions)
 	r.readAll(t)
@@ -276,7 +275,7 @@ func (r *rig) drawOptions(t *rapid.T, name string) modelOptions {
 // drawClaimOptions mostly leaves out what a known proc does not need.
 func (r *rig) drawClaimOptions(t *rapid.T, name string) modelOptions {
 	o := r.drawOptions(t, name)
-	if known := r.procs[name]; known != nil && !odds(t, 6, "with topic") || odds(t, 10, "without topic") {
+	if known := r.procs[name]; known != nil && !odds(t, 3, "with topic") || odds(t, 10, "without topic") {
 		o.Topic = ""
 	}
 	if odds(t, 2, "own count") {
