@@ -315,9 +315,10 @@ type Jobs interface {
 	// retry's delay, a claim's time-out), negative when there is none.
 	RunnableJobs(ctx context.Context, limit int) (procs []string, next int64, err error)
 
-	// ClaimJob claims the next logs of a systemProc's proc. nil when there is nothing to do: no work, not due, disabled,
-	// claimed already, or gone.
-	ClaimJob(ctx context.Context, proc string) (*Execution, error)
+	// ClaimJob claims the next logs of a systemProc's proc under token, a new one for each claim. A repeat answers the
+	// claim that lives under it. nil when there is nothing to do: no work, not due, disabled, claimed already, or gone.
+	// Errors: CodeUnavailable (unknown whether claimed; a repeat with the same token resolves it).
+	ClaimJob(ctx context.Context, proc, token string) (*Execution, error)
 
 	// AckJob acks an execution, commits its output logs (already one for each target topic; may be empty) and, with
 	// claimNext, claims the next logs in the same transaction; nil where there are none. Errors: CodeClaimLost,

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"net/http"
 	"os"
 	"testing"
@@ -30,6 +31,9 @@ var contract = func() *contracttest.Contract {
 
 func TestMain(m *testing.M) {
 	code := pgtest.Main(m)
+	if testing.Verbose() && flag.Lookup("test.run").Value.String() == "" {
+		tellMissing(os.Stdout)
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			println(err.Error())

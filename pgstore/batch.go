@@ -155,9 +155,15 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 	b.queueKeys(q, n)
 	if len(n.procs) > 0 {
 		names := sortedKeys(n.procs)
-		q.Queue(b.store.q("SELECT "+procColumns+" FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE"), names).
+		// With the definition, so that an execution needs no read of its own, which could fail once the claim is made.
+		q.Queue(b.store.q("SELECT "+procColumns+`, coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), '')
+			FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE`), names).
 			Query(func(rows pgx.Rows) error {
-				return eachProc(rows, func(p *procRow) { b.procs[p.Name] = p })
+				var spec string
+				return eachProc(rows, func(p *procRow) {
+					p.spec = spec
+					b.procs[p.Name] = p
+				}, &spec)
 			})
 	}
 	if len(n.topics) > 0 {
@@ -242,7 +248,7 @@ func (b *batch) add(logs []api.NewLog) []api.ID {
 }
 
 // claim hands out the next logs of p, which can be claimed; nil when there are none. count 0 is the proc's own.
-func (b *batch) claim(ctx context.Context, p *procRow, count int) (*api.Claim, error) {
+func (b *batch) claim(ctx context.Context, p *procRow, count int, token string) (*api.Claim, error) {
 	t := b.byID[p.TopicID]
 	first, most, retry := p.Window(count)
 	r := p.Retry
@@ -262,7 +268,7 @@ func (b *batch) claim(ctx context.Context, p *procRow, count int) (*api.Claim, e
 		}
 		r = api.NewRange(api.ID{TS: entries[0].ts, Seq: first}, api.ID{TS: entries[last].ts, Seq: first + int64(last)})
 	}
-	p.Take(b.now, r, count, newToken())
+	p.Take(b.now, r, count, token)
 	b.changed[p] = struct{}{}
 	claim := *p.Claim
 	return &claim, nil
@@ -350,13 +356,14 @@ func (b *batch) commit(ctx context.Context) error {
 		q.Queue(b.store.q(`INSERT INTO ns.logs (topic_id, seq, ts, body)
 			SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[])`),
 			b.logs.topics, b.logs.seqs, b.logs.tss, b.logs.bodies)
-		var ids, heads, tss []int64
+		var ids, heads, tss, firstTSs []int64
 		for t := range b.touched {
-			ids, heads, tss = append(ids, t.id), append(heads, t.head), append(tss, t.lastTS)
+			ids, heads, tss, firstTSs = append(ids, t.id), append(heads, t.head), append(tss, t.lastTS), append(firstTSs, t.added[0].ts)
 		}
 		q.Queue(b.store.q(`UPDATE ns.topics AS t SET head = u.head, last_ts = u.ts,
-				created_at = CASE WHEN t.head = 0 THEN u.ts ELSE t.created_at END
-			FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (id, head, ts) WHERE t.id = u.id`), ids, heads, tss)
+				created_at = CASE WHEN t.head = 0 THEN u.first_ts ELSE t.created_at END
+			FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u (id, head, ts, first_ts) WHERE t.id = u.id`),
+			ids, heads, tss, firstTSs)
 	}
 	if len(b.changed) > 0 {
 		b.store.queueProcs(q, b.changedProcs())
@@ -398,7 +405,7 @@ func (b *batch) announce() {
 		c.topic(t.name, t.head)
 	}
 	for p := range b.changed {
-		c.proc(p.Name, p.Kind)
+		c.proc(p)
 	}
 	b.store.meters.committed(len(b.logs.seqs))
 	b.store.hub.publish(c)

@@ -22,6 +22,7 @@ type claimOp struct {
 	request func(name string) api.ClaimRequest // what is asked of each
 	any     bool                               // several: disabled and claimed ones are passed over
 	role    role
+	token   string // names the claim; "": a fresh one does
 
 	unknown []string // procs that do not exist
 	proc    procRow  // a copy of the one claimed, as it was left
@@ -80,6 +81,14 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 		})
 	}
 	for _, p := range candidates {
+		if p.Claim != nil && p.Claim.Token == o.token { // a repeat
+			claim := *p.Claim
+			o.claim, o.proc = &claim, *p
+			return nil
+		}
+		if p.Repeats(o.token) { // acked already, by somebody who looked the token up
+			continue
+		}
 		if err := p.CanClaim(); err != nil {
 			if o.any {
 				continue
@@ -89,7 +98,7 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 		if o.role == api.KindSystem && !p.Due(b.now) {
 			continue
 		}
-		claim, err := b.claim(ctx, p, optional(o.request(p.Name).Count))
+		claim, err := b.claim(ctx, p, optional(o.request(p.Name).Count), cmp.Or(o.token, newToken()))
 		if err != nil {
 			return err
 		}
@@ -213,7 +222,7 @@ func (s *Store) until(ctx context.Context, at int64) time.Duration {
 // CodeInvalidTopic, where the claim was lost and GC came, CodeClaimLost.
 func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim) (*api.Claimed, error) {
 	r := claim.Range
-	logs, err := s.readLogs(context.WithoutCancel(ctx), s.pool, p.TopicID, r.First.Seq, r.Last.Seq+1, false)
+	logs, err := s.claimedLogs(context.WithoutCancel(ctx), p.TopicID, r)
 	if err != nil {
 		_ = s.UndoClaim(context.WithoutCancel(ctx), p.Name, claim.Token)
 		return nil, mapError(err)
@@ -225,6 +234,16 @@ func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim) (*api.
 		return nil, api.Errorf(api.CodeClaimLost, "the claim of proc %q was lost before it was answered", p.Name)
 	}
 	return &api.Claimed{Proc: p.Name, Topic: p.Topic, Claim: claim, Logs: logs}, nil
+}
+
+// claimedLogs reads the logs of a claim, whose size was bounded when it was made.
+func (s *Store) claimedLogs(ctx context.Context, topic int64, r api.Range) ([]api.Log, error) {
+	rows, err := s.pool.Query(ctx, s.q("SELECT ts, seq, body FROM ns.logs WHERE topic_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq"),
+		topic, r.First.Seq, r.Last.Seq)
+	if err != nil {
+		return nil, err
+	}
+	return collectLogs(rows, r.Len())
 }
 
 // procOp applies a rule to one locked proc.
@@ -369,7 +388,7 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 	if o.req.ClaimNext {
 		token := ""
 		if p.CanClaim() == nil {
-			if o.next, err = b.claim(ctx, p, optional(o.req.Count)); err != nil {
+			if o.next, err = b.claim(ctx, p, optional(o.req.Count), newToken()); err != nil {
 				return err
 			}
 			if o.next != nil {

@@ -48,7 +48,7 @@ func (l *lane) ensureConnected(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", timeout.Milliseconds()))
+	_, err = conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d;", timeout.Milliseconds())+lookups)
 	if err == nil {
 		err = conn.QueryRow(ctx, "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()").
 			Scan(&l.backend.pid, &l.backend.started)
@@ -60,6 +60,14 @@ func (l *lane) ensureConnected(ctx context.Context) error {
 	l.conn = conn
 	return nil
 }
+
+// lookups plans a lane's statements once: each finds a few rows by their keys, however large the tables are or will be.
+// Left to itself PostgreSQL plans some of them anew in every batch, which costs more than to run them.
+const lookups = `
+	SET plan_cache_mode = force_generic_plan;
+	SET enable_seqscan = off;
+	SET enable_hashjoin = off;
+	SET enable_mergejoin = off`
 
 // disconnect drops the connection without waiting for its server.
 func (l *lane) disconnect() {

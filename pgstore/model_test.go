@@ -108,8 +108,8 @@ func connect(tb testing.TB, url string) *pgx.Conn {
 // check runs one sequence of steps, on an empty namespace.
 func (r *rig) check(t *rapid.T) (steps int) {
 	r.reset(t)
-	if rapid.IntRange(0, 31).Draw(t, "with big logs") == 31 {
-		r.big = 8
+	if odds(t, 16, "with big logs") {
+		r.big = 6
 	}
 	actions := map[string]func(*rapid.T){"": func(t *rapid.T) { steps++; r.invariants(t) }}
 	for _, a := range []struct {
@@ -203,9 +203,9 @@ func drawCount(t *rapid.T) *int { return maybe(t, "count", 1, 2, 3, 5) }
 // drawBody is JSON that only survives when it is kept byte for byte, and no other log's.
 func (r *rig) drawBody(t *rapid.T) json.RawMessage {
 	r.bodies++
-	if r.big > 0 && odds(t, 3, "big") {
+	if r.big > 0 && odds(t, 2, "big") {
 		r.big--
-		return json.RawMessage(fmt.Sprintf(`[%d,"%s"]`, r.bodies, strings.Repeat("x", pick(t, "MiB", 2, 3, 9)<<20)))
+		return json.RawMessage(fmt.Sprintf(`[%d,"%s"]`, r.bodies, strings.Repeat("x", pick(t, "MiB", 3, 5, 9)<<20)))
 	}
 	return json.RawMessage(fmt.Sprintf(pick(t, "body", `{"n":%d}`, `[%d,1e400,1.0,-0]`, `{"b":%d,"a":[],"a":"\u0000"}`,
 		`["\ud800<>&",%d,12345678901234567890]`, `{"ü":"\u00fc %d"}`), r.bodies))

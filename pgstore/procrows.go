@@ -12,6 +12,8 @@ type procRow struct {
 	SystemProcID int64
 	TTL          int64  // of a liveProc; -1 never
 	ExpiresAt    *int64 // of a liveProc; nil never
+
+	spec string // of the systemProc, as JSON; known in batches alone
 }
 
 // gone reports whether p is a liveProc that has expired: it counts as unknown, and the sweep removes it.
@@ -30,10 +32,11 @@ const procColumns = `id, name, topic_id, system_proc_id, kind, start_offset, cre
 	reclaims, claim_token, claim_expires_at, claim_count, retry, ack_token, ack_next, seeks, next_attempt_at, last_error,
 	ttl, expires_at`
 
-func eachProc(rows pgx.Rows, f func(*procRow)) error {
+// eachProc reads procColumns, and more columns into more before each call of f.
+func eachProc(rows pgx.Rows, f func(*procRow), more ...any) error {
 	defer rows.Close()
 	for rows.Next() {
-		p, err := scanProc(rows)
+		p, err := scanProc(rows, more...)
 		if err != nil {
 			return err
 		}

@@ -370,7 +370,7 @@ func (s *Store) forgetProcs(ctx context.Context, tx pgx.Tx, procs ...*procRow) e
 func changesOf(procs ...*procRow) changes {
 	var c changes
 	for _, p := range procs {
-		c.proc(p.Name, p.Kind)
+		c.proc(p)
 	}
 	return c
 }

@@ -92,10 +92,15 @@ func (s *Store) readLogs(ctx context.Context, q querier, topic, from, to int64, 
 	if err != nil {
 		return nil, err
 	}
-	logs := make([]api.Log, 0, min(to-from, api.DefaultPageLogs))
+	return collectLogs(rows, int(min(to-from, api.DefaultPageLogs)))
+}
+
+// collectLogs reads ts, seq and body of about n logs.
+func collectLogs(rows pgx.Rows, n int) ([]api.Log, error) {
+	logs := make([]api.Log, 0, n)
 	var l api.Log
 	var body []byte
-	_, err = pgx.ForEachRow(rows, []any{&l.ID.TS, &l.ID.Seq, &body}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&l.ID.TS, &l.ID.Seq, &body}, func() error {
 		l.Body, body = body, nil
 		logs = append(logs, l)
 		return nil

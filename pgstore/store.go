@@ -184,9 +184,16 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// readTx runs f in a transaction that sees the database as of one instant.
+// readTx runs f in a transaction that sees the database as of one instant; once more where its connection was cut, since
+// one from the pool may have been so for a while.
 func (s *Store) readTx(ctx context.Context, f func(tx pgx.Tx) error) error {
-	return mapError(pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f))
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := pgx.BeginTxFunc(ctx, s.pool, options, f)
+	if disconnected(err) && ctx.Err() == nil {
+		s.pool.Reset()
+		err = pgx.BeginTxFunc(ctx, s.pool, options, f)
+	}
+	return mapError(err)
 }
 
 // writeTx runs f in a transaction, again when PostgreSQL asks for it. f may answer errAgain to be run anew, and

@@ -88,7 +88,7 @@ func TestSmoke(t *testing.T) {
 	t.Log(sp, created, err)
 	names, next, err := s.RunnableJobs(ctx, 10)
 	t.Log(names, next, err)
-	ex, err := s.ClaimJob(ctx, names[0])
+	ex, err := s.ClaimJob(ctx, names[0], "t")
 	t.Log(ex, err)
 	t.Log(s.Seek(ctx, "p", api.Offset{}))
 	t.Log(s.Wait(ctx, api.WaitRequest{Timeout: new(int64)}))

@@ -357,8 +357,8 @@ func (s *Store) RunnableJobs(ctx context.Context, limit int) (procs []string, ne
 }
 
 // ClaimJob implements api.Jobs.
-func (s *Store) ClaimJob(ctx context.Context, proc string) (*api.Execution, error) {
-	o := &claimOp{names: []string{proc}, role: api.KindSystem, request: func(string) api.ClaimRequest { return api.ClaimRequest{} }}
+func (s *Store) ClaimJob(ctx context.Context, proc, token string) (*api.Execution, error) {
+	o := &claimOp{names: []string{proc}, role: api.KindSystem, token: token, request: func(string) api.ClaimRequest { return api.ClaimRequest{} }}
 	if err := s.submit(ctx, o); err != nil {
 		switch api.CodeOf(err) {
 		case api.CodeInvalidProc, api.CodeProcIsDisabled, api.CodeAlreadyClaimed, api.CodeProcIsManaged:
@@ -373,19 +373,15 @@ func (s *Store) ClaimJob(ctx context.Context, proc string) (*api.Execution, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.execution(ctx, &o.proc, claimed)
+	return execution(&o.proc, claimed)
 }
 
-// execution adds to a claim what its worker needs; nil when the definition is gone.
-func (s *Store) execution(ctx context.Context, p *procRow, claimed *api.Claimed) (*api.Execution, error) {
-	rows, err := s.readSystemProcs(context.WithoutCancel(ctx), s.pool, "id = $1", p.SystemProcID)
-	if err != nil {
-		return nil, mapError(err)
+// execution adds to a claim what its worker needs.
+func execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
+	var spec api.SystemProcSpec
+	if err := json.Unmarshal([]byte(p.spec), &spec); err != nil {
+		return nil, err
 	}
-	if len(rows) == 0 {
-		return nil, nil
-	}
-	spec := &rows[0].spec
 	return &api.Execution{Claimed: *claimed, SystemProc: spec.Name, To: spec.To.List, Processor: *spec.Processor,
 		ReclaimTimeout: p.ReclaimTimeout, WebhookID: p.WebhookID()}, nil
 }
@@ -397,7 +393,7 @@ func (s *Store) AckJob(ctx context.Context, proc, token string, logs []api.NewLo
 	if err != nil || acked.Next == nil {
 		return nil, err
 	}
-	return s.execution(ctx, &o.proc, acked.Next)
+	return execution(&o.proc, acked.Next)
 }
 
 // FailJob implements api.Jobs.

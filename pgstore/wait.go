@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pipeproc/api"
 )
 
@@ -52,35 +50,32 @@ func (s *Store) Wait(ctx context.Context, req api.WaitRequest) (api.Waited, erro
 	}
 }
 
-// lags answers the lag of each proc at one instant. names nil: every active proc.
-func (s *Store) lags(ctx context.Context, names []string) (w api.Waited, err error) {
-	w = api.Waited{Done: true, Procs: []api.ProcLag{}}
-	err = s.readTx(ctx, func(tx pgx.Tx) error {
-		all := names == nil
-		rows, err := s.readProcs(ctx, tx, "($1 OR p.name = ANY($2)) ORDER BY p.name", all, names)
-		if err != nil {
-			return err
+// lags answers the lag of each proc at one instant, that of the one statement. names nil: every active proc.
+func (s *Store) lags(ctx context.Context, names []string) (api.Waited, error) {
+	w := api.Waited{Done: true, Procs: []api.ProcLag{}}
+	all := names == nil
+	rows, err := s.readProcs(ctx, s.pool, "($1 OR p.name = ANY($2)) ORDER BY p.name", all, names)
+	if err != nil {
+		return w, mapError(err)
+	}
+	procs := map[string]*procRow{}
+	wanted := names
+	for _, p := range rows {
+		procs[p.Name] = p
+		if all && p.Status == api.StatusActive {
+			wanted = append(wanted, p.Name)
 		}
-		procs := map[string]*procRow{}
-		wanted := names
-		for _, p := range rows {
-			procs[p.Name] = p
-			if all && p.Status == api.StatusActive {
-				wanted = append(wanted, p.Name)
-			}
+	}
+	for _, name := range wanted {
+		p := procs[name]
+		if p == nil {
+			return w, unknownProc(name)
 		}
-		for _, name := range wanted {
-			p := procs[name]
-			if p == nil {
-				return unknownProc(name)
-			}
-			if p.Status == api.StatusDisabled {
-				return api.Errorf(api.CodeProcIsDisabled, "proc %q is disabled: it would never complete", name)
-			}
-			w.Procs = append(w.Procs, api.ProcLag{Name: name, Lag: p.Lag})
-			w.Done = w.Done && p.Lag == 0
+		if p.Status == api.StatusDisabled {
+			return w, api.Errorf(api.CodeProcIsDisabled, "proc %q is disabled: it would never complete", name)
 		}
-		return nil
-	})
-	return w, err
+		w.Procs = append(w.Procs, api.ProcLag{Name: name, Lag: p.Lag})
+		w.Done = w.Done && p.Lag == 0
+	}
+	return w, nil
 }

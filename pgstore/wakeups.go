@@ -15,7 +15,7 @@ import (
 type changes struct {
 	Topics      map[string]int64 `json:"t,omitempty"` // name → head; 0: deleted
 	Procs       []string         `json:"p,omitempty"`
-	Jobs        bool             `json:"j,omitempty"` // a systemProc's proc is among Procs
+	Jobs        bool             `json:"j,omitempty"` // a systemProc's proc, not claimed, is among Procs
 	Definitions bool             `json:"d,omitempty"` // systemProcs were created, changed or destroyed
 }
 
@@ -26,9 +26,10 @@ func (c *changes) topic(name string, head int64) {
 	c.Topics[name] = head
 }
 
-func (c *changes) proc(name string, kind api.ProcKind) {
-	c.Procs = append(c.Procs, name)
-	c.Jobs = c.Jobs || kind == api.KindSystem
+// proc tells of a changed proc. While it is claimed there is no work for others.
+func (c *changes) proc(p *procRow) {
+	c.Procs = append(c.Procs, p.Name)
+	c.Jobs = c.Jobs || p.Kind == api.KindSystem && p.Claim == nil
 }
 
 func (c *changes) empty() bool {
@@ -344,6 +345,7 @@ func (h *hub) listen(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := h.listenOnce(ctx); err != nil && ctx.Err() == nil {
 			h.store.log.Warn("listening to other servers", "error", err)
+			h.store.pool.Reset() // what has cut this connection may have cut the idle ones of the pool too
 			timer := time.NewTimer(250 * time.Millisecond)
 			select {
 			case <-timer.C:

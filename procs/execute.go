@@ -2,6 +2,7 @@ package procs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -31,12 +32,18 @@ func (r *run) serve(proc string, s *seat) (again bool) {
 	return again
 }
 
-// claim answers nil when there is nothing to do.
+// claim answers nil when there is nothing to do. A claim that may have been made is asked for until that is known:
+// nobody else has its token, and it may have no time-out.
 func (r *run) claim(proc string) *api.Execution {
+	token := rand.Text()
 	delay := firstStoreDelay
 	for range claimTries {
+		var e *api.Execution
 		// Not r.taking: a claim that is cut off may have been made, and then nobody would give it back.
-		e, err := r.Jobs.ClaimJob(r.store, proc)
+		err := r.settle(time.Time{}, func() (err error) {
+			e, err = r.Jobs.ClaimJob(r.store, proc, token)
+			return err
+		})
 		switch api.CodeOf(err) {
 		case "":
 			return e

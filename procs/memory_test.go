@@ -24,10 +24,11 @@ type memory struct {
 	looks   int
 	undone  int
 
-	onLook  func() error
-	onClaim func(proc string) error // before; then nothing is done
-	onAck   func(logs []api.NewLog) (apply bool, err error)
-	onFail  func() error
+	onLook     func() error
+	onClaim    func(proc string) error // before; then nothing is done
+	afterClaim func() error            // it was made, if there was work
+	onAck      func(logs []api.NewLog) (apply bool, err error)
+	onFail     func() error
 }
 
 type job struct {
@@ -172,7 +173,7 @@ func (m *memory) work(j *job) int {
 	return max(0, min(most, len(m.topics[j.Topic])-int(first)))
 }
 
-func (m *memory) ClaimJob(_ context.Context, proc string) (*api.Execution, error) {
+func (m *memory) ClaimJob(_ context.Context, proc, token string) (*api.Execution, error) {
 	if m.onClaim != nil {
 		if err := m.onClaim(proc); err != nil {
 			return nil, err
@@ -180,15 +181,24 @@ func (m *memory) ClaimJob(_ context.Context, proc string) (*api.Execution, error
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.claim(proc), nil
+	e := m.claim(proc, token)
+	if m.afterClaim != nil {
+		if err := m.afterClaim(); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
 }
 
-func (m *memory) claim(proc string) *api.Execution {
+func (m *memory) claim(proc, token string) *api.Execution {
 	j := m.jobs[proc]
 	if j == nil {
 		return nil
 	}
 	j.Expire(now())
+	if j.Claim != nil && j.Claim.Token == token {
+		return m.execution(j)
+	}
 	n := m.work(j)
 	if j.CanClaim() != nil || !j.Due(now()) || n == 0 {
 		return nil
@@ -197,7 +207,7 @@ func (m *memory) claim(proc string) *api.Execution {
 	logs := m.topics[j.Topic][first : int(first)+n]
 	m.claims++
 	j.turn = m.claims
-	j.Take(now(), api.NewRange(logs[0].ID, logs[n-1].ID), 0, fmt.Sprintf("token-%d", m.claims))
+	j.Take(now(), api.NewRange(logs[0].ID, logs[n-1].ID), 0, token)
 	return m.execution(j)
 }
 
@@ -249,7 +259,7 @@ func (m *memory) ack(proc, token string, logs []api.NewLog, claimNext bool) (*ap
 	if !claimNext {
 		return nil, nil
 	}
-	next := m.claim(proc)
+	next := m.claim(proc, fmt.Sprintf("token-%d", m.claims))
 	none := ""
 	j.AckNext = &none
 	if next != nil {

@@ -580,6 +580,29 @@ func TestStoreTrouble(t *testing.T) {
 	})
 }
 
+// TestUnknownClaim: a claim without an answer, made all the same, is asked for again under its token. It has no time-out
+// that would end it.
+func TestUnknownClaim(t *testing.T) {
+	bubble(t, func(t *testing.T, m *memory, n *network) {
+		h := &hook{}
+		n.serve(t, "hook", h)
+		trouble := 20
+		m.afterClaim = func() error {
+			if trouble--; trouble >= 0 {
+				return api.Errorf(api.CodeUnavailable, "unknown")
+			}
+			return nil
+		}
+		m.commit("in", `{}`)
+		m.system("a", "in", []string{"out"}, "http://hook/", func(j *job) { j.ReclaimTimeout = -1 })
+		work(t, m, n, one)
+		time.Sleep(time.Minute)
+		if got := m.bodies("out"); got != `{}` || len(h.deliveries()) != 1 || m.made() != 1 {
+			t.Errorf("output %q of %d deliveries and %d claims", got, len(h.deliveries()), m.made())
+		}
+	})
+}
+
 // TestClaimTrouble: a proc that cannot be claimed does not keep its slot from others.
 func TestClaimTrouble(t *testing.T) {
 	bubble(t, func(t *testing.T, m *memory, n *network) {

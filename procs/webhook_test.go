@@ -28,8 +28,10 @@ func TestCall(t *testing.T) {
 			Header             http.Header
 		}
 		calls := make(chan call, 1)
+		token := ""
 		n.serve(t, "hook", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
+			token = m.proc("p").Claim.Token
 			calls <- call{r.Method, r.URL.String(), string(body), r.Header}
 			w.WriteHeader(http.StatusNoContent)
 		}))
@@ -40,9 +42,10 @@ func TestCall(t *testing.T) {
 		at := time.Now()
 		work(t, m, n, Config{Workers: 1, Concurrency: 1, Version: "1.2"})
 
+		got := <-calls
 		ms := at.UnixMilli()
-		want := call{"POST", "/path?q=1", fmt.Sprintf(`{"proc":"p","topic":"in","claim":{"token":"token-1","attempt":1,`+
-			`"expiresAt":%d},"logs":[{"id":"%d-0","body":%s},{"id":"%d-1","body":[2]}]}`, ms+10_000, ms, odd, ms),
+		want := call{"POST", "/path?q=1", fmt.Sprintf(`{"proc":"p","topic":"in","claim":{"token":%q,"attempt":1,`+
+			`"expiresAt":%d},"logs":[{"id":"%d-0","body":%s},{"id":"%d-1","body":[2]}]}`, token, ms+10_000, ms, odd, ms),
 			http.Header{
 				"Accept":            {"application/*"},
 				"Authorization":     {"Bearer x"},
@@ -52,7 +55,6 @@ func TestCall(t *testing.T) {
 				"Webhook-Id":        {"msg_1_0_0_1"},
 				"Webhook-Timestamp": {fmt.Sprint(at.Unix())},
 			}}
-		got := <-calls
 		want.Header.Set("Content-Length", fmt.Sprint(len(got.Body)))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)

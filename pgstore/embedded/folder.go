@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
@@ -115,7 +117,7 @@ func openFolder(dir string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tryLock(lock); err != nil {
+	if err := lockSoon(lock); err != nil {
 		lock.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
@@ -179,6 +181,17 @@ func noted(text, word string) string {
 		}
 	}
 	return ""
+}
+
+// lockSoon is tryLock that gives a holder a moment to end: one that was just killed, or a process that was forked, and
+// holds what is not its own until it has become another program.
+func lockSoon(f *os.File) error {
+	err := tryLock(f)
+	for deadline := time.Now().Add(500 * time.Millisecond); errors.Is(err, syscall.EWOULDBLOCK) && time.Now().Before(deadline); {
+		pause(context.Background(), 10*time.Millisecond)
+		err = tryLock(f)
+	}
+	return err
 }
 
 // tryLock takes the lock or says EWOULDBLOCK.
