@@ -1,6 +1,7 @@
 package livestream
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 
@@ -85,13 +86,15 @@ type liveProcEnd struct {
 	Reason api.EndReason `json:"reason"`
 }
 
-// encode is for data made of names, ids and numbers: it cannot go wrong, and there is nothing to escape.
+// encode is for data made of names, ids and numbers: it cannot go wrong. Nothing is escaped that need not be.
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic(err)
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // appendClaimed appends {proc, claim, logs}, the bodies byte for byte.
