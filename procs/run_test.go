@@ -857,6 +857,7 @@ func TestRunAgain(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- w.Run(ctx) }()
 			m.commit("in", numbered(1)...)
+			time.Sleep(time.Second) // the bubble's clock: looks for work keep a distance
 			synctest.Wait()
 			cancel()
 			if err := <-ended; err != nil {
