@@ -298,7 +298,6 @@ func (s *Store) Reclaim(ctx context.Context, proc, token string) (last api.Range
 			return err
 		}
 		last = p.LastClaimedRange
-		s.meters.reclaims.Inc()
 		return nil
 	})
 	return last, err

@@ -204,9 +204,7 @@ func (s *Store) sweepTimeouts(ctx context.Context) error {
 	return s.sweepProcs(ctx, "status = 'active' AND claim_token <> '' AND claim_expires_at <= ns.now_ms()",
 		func(ctx context.Context, tx pgx.Tx, now int64, procs []*procRow) error {
 			for _, p := range procs {
-				if p.Expire(now) {
-					s.meters.reclaims.Inc()
-				}
+				p.Expire(now)
 			}
 			return s.writeProc(ctx, tx, procs...)
 		})

@@ -13,7 +13,8 @@ type procRow struct {
 	TTL          int64  // of a liveProc; -1 never
 	ExpiresAt    *int64 // of a liveProc; nil never
 
-	spec string // of the systemProc, as JSON; known in batches alone
+	spec     string // of the systemProc, as JSON; known in batches alone
+	reclaims int    // as the row has it
 }
 
 // gone reports whether p is a liveProc that has expired: it counts as unknown, and the sweep removes it.
@@ -65,6 +66,7 @@ func scanProc(row pgx.Row, more ...any) (*procRow, error) {
 			return nil, err
 		}
 	}
+	p.reclaims = p.Reclaims
 	if token != "" {
 		p.Claim = &api.Claim{Token: token, Range: p.LastClaimedRange, Attempt: p.Reclaims + 1, ExpiresAt: expires}
 	}

@@ -17,6 +17,8 @@ type changes struct {
 	Procs       []string         `json:"p,omitempty"`
 	Jobs        bool             `json:"j,omitempty"` // a systemProc's proc, not claimed, is among Procs
 	Definitions bool             `json:"d,omitempty"` // systemProcs were created, changed or destroyed
+
+	reclaims int // to be counted, on this server
 }
 
 func (c *changes) topic(name string, head int64) {
@@ -30,6 +32,7 @@ func (c *changes) topic(name string, head int64) {
 func (c *changes) proc(p *procRow) {
 	c.Procs = append(c.Procs, p.Name)
 	c.Jobs = c.Jobs || p.Kind == api.KindSystem && p.Claim == nil
+	c.reclaims += max(0, p.Reclaims-p.reclaims)
 }
 
 func (c *changes) empty() bool {
@@ -147,6 +150,7 @@ func (h *hub) publish(c changes) {
 		return
 	}
 	h.deliver(c)
+	h.store.meters.reclaims.Add(float64(c.reclaims))
 	h.mu.Lock()
 	for name, head := range c.Topics {
 		h.outbox.topics[name] = head
