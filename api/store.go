@@ -126,9 +126,9 @@ type LiveProcs interface {
 	CreateLiveProc(ctx context.Context, spec LiveProcSpec) (Proc, error)
 
 	// OpenStream makes a connection the liveProc's stream, and ends an earlier one (it sees EndReplaced). connection 0 asks
-	// for the next number. A number presented again is kept; it is refused (ok false) while a greater number is open, or
-	// when the liveProc is disabled or cancelled. With connection 0 a disabled liveProc is CodeProcIsDisabled. Errors:
-	// CodeInvalidProc (also a proc of another kind, or an expired one).
+	// for the next number. A number presented again is kept; it is refused (ok false) while a greater number is open. Both
+	// are refused when the liveProc is disabled or cancelled. Errors: CodeInvalidProc (also a proc of another kind, or an
+	// expired one).
 	OpenStream(ctx context.Context, name string, connection int64) (s Stream, p Proc, ok bool, err error)
 
 	// Turn tells the stream what to do: it claims the next logs when nothing is claimed. held is the token of the claim

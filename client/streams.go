@@ -12,8 +12,8 @@ import (
 // TailOptions select what a tail follows.
 type TailOptions struct {
 	Topics []string // one at least
-	// Start is where to begin: "earliest" at the first retained log, "latest" (or "") with the logs committed from now on;
-	// with one topic also a full id, a timestamp, ":seq".
+	// Start is where to begin: "earliest" at the first retained log, "latest" (or "") with the logs committed from now on,
+	// or a full id, a timestamp, ":seq", which hold for every topic.
 	Start string
 }
 

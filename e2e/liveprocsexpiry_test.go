@@ -46,7 +46,7 @@ func TestLiveProcExpires(t *testing.T) {
 	}
 	w.post(changesOf+byDefault+"/cancel", "").isProblem(http.StatusNotFound, "invalid_proc")
 	w.send(http.MethodDelete, changesOf+byDefault, "").isProblem(http.StatusNotFound, "invalid_proc")
-	w.noStream(changes, "").isProblem(http.StatusNotFound, "invalid_proc")
+	w.noStream(changes, "").isEmpty(http.StatusNoContent)
 	w.noStream(changes, byDefault+":1:").isEmpty(http.StatusNoContent)
 	if n := len(w.get("/v1/procs").list("procs")); n != 2 {
 		t.Errorf("%d procs are listed, 2 live", n)

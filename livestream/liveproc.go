@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"regexp"
 	"time"
 
 	"github.com/r3labs/sse/v2"
@@ -19,9 +20,9 @@ const closeTimeout = 2 * time.Second
 
 // Changes handles GET /v1/live-procs/{name}/changes: the stream of a liveProc. With Last-Event-ID (or ?lastEventId=) the
 // client comes back to its stream; 204 tells it not to come again: the liveProc is gone, disabled or cancelled, or a
-// later stream took over. Without, it takes over.
+// later stream took over. Without, it takes over; 204 says that the liveProc is gone, disabled or cancelled.
 //
-// Errors: CodeInvalidRequest, CodeInvalidProcFormat, CodeInvalidProc, CodeProcIsDisabled.
+// Errors: CodeInvalidRequest, CodeInvalidProcFormat, CodeInvalidProc (a name that no liveProc has had).
 func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
 	if err := api.CheckProc(name); err != nil {
@@ -49,13 +50,11 @@ func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case err != nil:
 			return s.refused(err)
-		case back != nil && (!found || p.Status == api.StatusDisabled):
+		case !found && back == nil && !wasLiveProc(name):
+			return api.Errorf(api.CodeInvalidProc, "there is no liveProc %q", name)
+		case !found, p.Status == api.StatusDisabled:
 			w.WriteHeader(http.StatusNoContent)
 			return nil
-		case !found:
-			return api.Errorf(api.CodeInvalidProc, "there is no liveProc %q", name)
-		case p.Status == api.StatusDisabled:
-			return api.Errorf(api.CodeProcIsDisabled, "liveProc %q is disabled", name)
 		}
 		answerHead(w)
 		return nil
@@ -69,7 +68,7 @@ func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 	var ok bool
 	l.stream, l.proc, ok, err = s.LiveProcs.OpenStream(ctx, name, connection)
 	switch {
-	case back != nil && (api.CodeOf(err) == api.CodeInvalidProc || err == nil && !ok):
+	case api.CodeOf(err) == api.CodeInvalidProc && (back != nil || wasLiveProc(name)), err == nil && !ok:
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	case err != nil:
@@ -77,6 +76,11 @@ func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 	}
 	return l.serve(ctx, w, r)
 }
+
+var liveProcName = regexp.MustCompile(`^liveproc-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// wasLiveProc tells the name of a liveProc that is gone from one that never was: the service alone makes such names.
+func wasLiveProc(name string) bool { return liveProcName.MatchString(name) }
 
 // Live handles GET /v1/topics/{topic}/live: it creates a liveProc of the topic and streams it. With Last-Event-ID (or
 // ?lastEventId=) it resumes the liveProc that the id names; if that one is gone, a gap event tells so, and a new one

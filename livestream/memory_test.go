@@ -220,8 +220,6 @@ func (m *memory) OpenStream(_ context.Context, name string, connection int64) (a
 	switch {
 	case p == nil:
 		return api.Stream{}, api.Proc{}, false, api.Errorf(api.CodeInvalidProc, "there is no liveProc %q", name)
-	case p.Status == api.StatusDisabled && connection == 0:
-		return api.Stream{}, api.Proc{}, false, api.Errorf(api.CodeProcIsDisabled, "disabled")
 	case p.Status == api.StatusDisabled, p.stream != nil && connection != 0 && p.stream.Connection > connection:
 		return api.Stream{}, api.Proc{}, false, nil
 	}

@@ -20,9 +20,10 @@ const (
 	firstPage  = 32        // logs, as long as their size is not known
 )
 
-// Tail handles GET /v1/tail?topic=a&topic=b&start=: the logs of topics, without a proc. start is "latest" (default),
-// "earliest" or, with one topic, any start of a range; topics need not exist yet. Last-Event-ID (or ?lastEventId=) wins
-// over start for each topic that it names. Where GC took what either of them asks for, a gap event tells so.
+// Tail handles GET /v1/tail?topic=a&topic=b&start=: the logs of topics, without a proc. start is "latest" (default,
+// also "$>"), "earliest" (also ">") or any start of a range, which holds for every topic; topics need not exist yet, but
+// for the last. Last-Event-ID (or ?lastEventId=) wins over start for each topic that it names. Where GC took what either
+// of them asks for, a gap event tells so.
 //
 // Errors: CodeInvalidRequest, CodeInvalidTopicFormat, and for a start of a range what a range answers, but for
 // CodeCollected.
@@ -38,9 +39,6 @@ func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
 	start, err := parseStart(q.Get("start"))
 	if err != nil {
 		return err
-	}
-	if start.at.Form != api.BoundNone && len(topics) > 1 {
-		return api.Errorf(api.CodeInvalidRequest, "with several topics, start is earliest or latest")
 	}
 	from, err := parseCursor(lastEventID(r, q))
 	if err != nil {
@@ -94,9 +92,9 @@ type tailStart struct {
 
 func parseStart(s string) (tailStart, error) {
 	switch s {
-	case "", "latest":
+	case "", "latest", "$>":
 		return tailStart{}, nil
-	case "earliest":
+	case "earliest", ">":
 		return tailStart{earliest: true}, nil
 	}
 	at, err := api.ParseBound(s)

@@ -65,11 +65,14 @@ func TestTailStarts(t *testing.T) {
 	earliest.logs("a", logs...)
 	bySeq := s.open(t, "/v1/tail?topic=a&start=:2", "")
 	bySeq.logs("a", logs[2:]...)
+	s.open(t, "/v1/tail?topic=a&start=%3E", "").logs("a", logs...)
 	latest, empty := s.open(t, "/v1/tail?topic=a", ""), s.open(t, "/v1/tail?topic=a&start=", "")
 	latest.opens()
 	empty.opens()
+	alias := s.open(t, "/v1/tail?topic=a&start=%24%3E", "")
+	alias.opens()
 	more := m.commit("a", `{"more":1}`, `{"more":2}`)
-	for _, c := range []*stream{earliest, bySeq, latest, empty} {
+	for _, c := range []*stream{earliest, bySeq, latest, empty, alias} {
 		c.logs("a", more...)
 	}
 	// The header wins over the query's lastEventId, which wins over start.
@@ -100,7 +103,8 @@ func TestTailRefusals(t *testing.T) {
 		{"topic=a&start=earliest&start=latest", "", 400, api.CodeInvalidRequest},
 		{"topic=a;b", "", 400, api.CodeInvalidRequest},
 		{"topic=a&start=first", "", 400, api.CodeInvalidRangeOffset},
-		{"topic=a&topic=b&start=:1", "", 400, api.CodeInvalidRequest},
+		{"topic=a&topic=b&start=:1", "", 404, api.CodeInvalidTopic},
+		{"topic=a&topic=b&start=:10", "", 416, api.CodeInvalidToneIDSearch},
 		{"topic=a&start=:10", "", 416, api.CodeInvalidToneIDSearch},
 		{"topic=unknown&start=:1", "", 404, api.CodeInvalidTopic},
 		{"topic=a", "a", 400, api.CodeInvalidRequest},
@@ -165,6 +169,12 @@ func TestTailSeveralTopics(t *testing.T) {
 		c.close()
 	}
 	s.open(t, "/v1/tail?topic=b&topic=a&start=earliest", "a~1.3,gone~9.9").logs("b", b...)
+
+	// A start of a range holds for every topic.
+	both := s.open(t, "/v1/tail?topic=a&topic=b&start=:1", "")
+	if e := both.opens(); e.ID != "a~1.1,b~2.1" {
+		t.Errorf("id of several topics from :1: %q", e.ID)
+	}
 }
 
 func TestTailOfTopicToCome(t *testing.T) {

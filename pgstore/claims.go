@@ -52,7 +52,17 @@ func (o *claimOp) needs(n *needs) {
 	}
 }
 
-func (o *claimOp) size() int { return 64 * len(o.names) }
+func (o *claimOp) size() int {
+	size := 64 * len(o.names)
+	if !o.any {
+		size += windowEntry * optional(o.request(o.names[0]).Count)
+	}
+	return size
+}
+
+// windowEntry is what one log that a claim may look at counts for in a batch: a thousand great claims in one would keep
+// their rows locked for longer than lockPhase.
+const windowEntry = 8
 
 func (o *claimOp) apply(ctx context.Context, b *batch) error {
 	o.unknown, o.claim, o.waitFor = nil, nil, nil
@@ -218,11 +228,17 @@ func (s *Store) until(ctx context.Context, at int64) time.Duration {
 	return time.Duration(max(left, 1)) * time.Millisecond
 }
 
+// deliverTimeout bounds the reading of a claim's bodies, which no client's going away ends: a database that has fallen
+// silent must not hold the request.
+const deliverTimeout = 30 * time.Second
+
 // deliver reads the bodies of a claim that was committed. Where the logs have gone with their topic it answers
 // CodeInvalidTopic, where the claim was lost and GC came, CodeClaimLost.
 func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim) (*api.Claimed, error) {
 	r := claim.Range
-	logs, err := s.claimedLogs(context.WithoutCancel(ctx), p.TopicID, r)
+	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliverTimeout)
+	defer cancel()
+	logs, err := s.claimedLogs(reading, p.TopicID, r)
 	if err != nil {
 		_ = s.UndoClaim(context.WithoutCancel(ctx), p.Name, claim.Token)
 		return nil, mapError(err)
@@ -350,7 +366,13 @@ func (o *ackOp) needs(n *needs) {
 	}
 }
 
-func (o *ackOp) size() int { return o.bytes + 64 }
+func (o *ackOp) size() int {
+	size := o.bytes + 64
+	if o.req.ClaimNext {
+		size += windowEntry * optional(o.req.Count)
+	}
+	return size
+}
 
 func (o *ackOp) apply(ctx context.Context, b *batch) error {
 	o.repeat, o.acked, o.ids, o.next, o.answer, o.ackNext = false, api.Range{}, nil, nil, nil, nil

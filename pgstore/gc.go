@@ -47,7 +47,7 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 			return run, err
 		}
 	}
-	if err := cmp.Or(s.removeRows(ctx), locked); err != nil {
+	if err := cmp.Or(s.removeRows(ctx, func() bool { return false }), locked); err != nil {
 		return run, err
 	}
 	topics, err := json.Marshal(run.Topics)
@@ -96,15 +96,25 @@ func (s *Store) collectTopic(ctx context.Context, id, minPruneTime int64) (row *
 }
 
 // floor is the first seq that the procs of a locked topic keep. A proc that is being created waits for the topic's lock,
-// so none is missed; expired liveProcs keep nothing.
+// so none is missed. Expired liveProcs keep nothing, once their rows are locked: an ack or a stream that came in time, but
+// has not committed yet, still prolongs the life of one that looks expired. Nothing waits for such a lock, so the lock
+// order is kept.
 func (s *Store) floor(ctx context.Context, tx pgx.Tx, topic, now int64) (int64, error) {
+	locked, err := tx.Query(ctx, s.q("SELECT id FROM ns.procs WHERE topic_id = $1 AND expires_at <= $2 FOR UPDATE SKIP LOCKED"), topic, now)
+	if err != nil {
+		return 0, err
+	}
+	expired, err := pgx.CollectRows(locked, pgx.RowTo[int64])
+	if err != nil {
+		return 0, err
+	}
 	rows, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE topic_id = $1"), topic)
 	if err != nil {
 		return 0, err
 	}
 	floor := int64(math.MaxInt64)
 	err = eachProc(rows, func(p *procRow) {
-		if !p.gone(now) {
+		if !slices.Contains(expired, p.ID) {
 			p.Expire(now)
 			floor = min(floor, p.Floor())
 		}
@@ -113,10 +123,13 @@ func (s *Store) floor(ctx context.Context, tx pgx.Tx, topic, now int64) (int64, 
 }
 
 // removeRows removes the rows of logs that were given up, and those of deleted topics. It passes over topics that an
-// outsider holds, and leaves to another server what that one is at.
-func (s *Store) removeRows(ctx context.Context) error {
+// outsider holds, leaves to another server what that one is at, and leaves the rest to the next time once enough says so.
+func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 	after := int64(0)
 	for {
+		if enough() {
+			return nil
+		}
 		var id, from, to int64
 		err := s.pool.QueryRow(ctx, s.q("SELECT id, removed, first FROM ns.topics WHERE removed < first AND id > $1 ORDER BY id LIMIT 1"), after).
 			Scan(&id, &from, &to)
@@ -147,6 +160,9 @@ func (s *Store) removeRows(ctx context.Context) error {
 	}
 	after = 0
 	for {
+		if enough() {
+			return nil
+		}
 		var id int64
 		err := s.pool.QueryRow(ctx, s.q("SELECT id FROM ns.dropped_topics WHERE id > $1 ORDER BY id LIMIT 1"), after).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -191,12 +207,22 @@ const sweepBatch = 500
 
 // Sweep implements api.Collector.
 func (s *Store) Sweep(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{s.sweepTimeouts, s.sweepLiveProcs, s.sweepReserved, s.sweepKeys, s.removeRows} {
-		if err := step(ctx); err != nil {
+	var failed []error // a step that is blocked does not hold up the others
+	for _, step := range []func(context.Context) error{s.sweepTimeouts, s.sweepLiveProcs, s.sweepReserved, s.sweepKeys, s.removeSomeRows} {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
+		failed = append(failed, step(ctx))
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// removeTime is how long a sweep removes rows: the time-outs of the next one must not wait for a large topic to go.
+const removeTime = time.Second
+
+func (s *Store) removeSomeRows(ctx context.Context) error {
+	end := time.Now().Add(removeTime)
+	return s.removeRows(ctx, func() bool { return time.Now().After(end) })
 }
 
 // sweepTimeouts applies the time-outs that are due.

@@ -178,6 +178,63 @@ func TestCollectKeepsWhatProcsNeed(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("a liveProc whose life is being prolonged does", func(t *testing.T) {
+		mustCommit(t, s, logs("live", `[0]`)...)
+		p, err := s.CreateLiveProc(ctx, api.LiveProcSpec{Topic: "live", Mode: api.ModeAll, TTL: ptr(int64(60_000))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, conn, "BEGIN") // an ack that came in time, on its way
+		mustExec(t, conn, "UPDATE pipeproc_default.procs SET expires_at = expires_at + 100 * 3600 * 1000 WHERE name = $1", p.Name)
+		pgtest.MoveClock(t, url, "default", 2*time.Hour)
+		wantCollected(t, s, map[string]int64{"live": 0})
+		mustExec(t, conn, "COMMIT")
+		if _, _, ok, err := s.OpenStream(ctx, p.Name, 0); err != nil || !ok {
+			t.Error("the liveProc is gone:", ok, err)
+		}
+		wantCollected(t, s, map[string]int64{"live": 0})
+		if err := s.DeleteTopic(ctx, "live", true); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("a resumed liveProc streams, whatever is left of its cancellation", func(t *testing.T) {
+		p, err := s.CreateLiveProc(ctx, api.LiveProcSpec{Topic: "cancelled", Mode: api.ModeAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.CancelLiveProc(ctx, p.Name); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, ok, err := s.OpenStream(ctx, p.Name, 1); err != nil || ok {
+			t.Error("a cancelled liveProc streams:", ok, err)
+		}
+		mustExec(t, conn, "UPDATE pipeproc_default.procs SET status = 'active' WHERE name = $1", p.Name) // half of a resume
+		stream, _, ok, err := s.OpenStream(ctx, p.Name, 1)
+		if err != nil || !ok {
+			t.Fatal("no stream:", ok, err)
+		}
+		if turn, err := s.Turn(ctx, stream, ""); err != nil || turn.End != "" {
+			t.Error(turn, err)
+		}
+		if _, err := s.DestroyLiveProc(ctx, p.Name); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("the name of an expired liveProc is refused until it is swept", func(t *testing.T) {
+		mustCommit(t, s, logs("live", `[0]`)...)
+		p, err := s.CreateLiveProc(ctx, api.LiveProcSpec{Topic: "live", Mode: api.ModeAll, TTL: ptr(int64(60_000))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pgtest.MoveClock(t, url, "default", 3*time.Hour)
+		_, _, err = s.CreateProc(ctx, p.Name, api.ProcOptions{Topic: "live"})
+		wantCode(t, err, api.CodeProcIsManaged)
+		_, err = s.Claim(ctx, p.Name, api.ClaimRequest{ProcOptions: api.ProcOptions{Topic: "live"}})
+		wantCode(t, err, api.CodeProcIsManaged)
+		if err := s.DeleteTopic(ctx, "live", false); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("a reserved topic stays while it has one", func(t *testing.T) {
 		createProc(t, s, "reserved", "reserved")
 		mustExec(t, conn, "INSERT INTO pipeproc_default.topics (name) VALUES ('forgotten')")

@@ -62,9 +62,12 @@ func (l *lane) ensureConnected(ctx context.Context) error {
 }
 
 // lookups plans a lane's statements once: each finds a few rows by their keys, however large the tables are or will be.
-// Left to itself PostgreSQL plans some of them anew in every batch, which costs more than to run them.
+// Left to itself PostgreSQL plans some of them anew in every batch, which costs more than to run them. Such a plan takes a
+// window of logs for a fixed part of its topic: on large topics that looks costly enough to be compiled, which takes far
+// longer, in every batch, than the few rows do.
 const lookups = `
 	SET plan_cache_mode = force_generic_plan;
+	SET jit = off;
 	SET enable_seqscan = off;
 	SET enable_hashjoin = off;
 	SET enable_mergejoin = off`

@@ -32,7 +32,7 @@ type streamRow struct {
 	connection  int64
 	instance    string // "" while no stream is open
 	openUntil   int64
-	cancelled   bool
+	cancelled   bool // why it is disabled; means nothing once it was resumed
 }
 
 // open reports whether a stream holds the liveProc at the time now.
@@ -92,13 +92,10 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 	p, err := s.onLiveProc(ctx, name, func(now int64, p *procRow, r *streamRow) error {
 		stream, ok = api.Stream{LiveProc: name, Connection: connection, Instance: newUUID()}, false
 		switch {
-		case connection == 0:
-			if err := streamable(p); err != nil {
-				return err
-			}
-			stream.Connection = r.connections + 1
-		case p.Status == api.StatusDisabled || r.cancelled || r.open(now) && r.connection > connection:
+		case p.Status == api.StatusDisabled, connection > 0 && r.open(now) && r.connection > connection:
 			return nil
+		case connection == 0:
+			stream.Connection = r.connections + 1
 		}
 		ok = true
 		r.connections = max(r.connections, stream.Connection)
@@ -136,7 +133,7 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 	case r.instance != stream.Instance:
 		turn.End = api.EndReplaced
 		return turn, nil
-	case r.cancelled:
+	case r.cancelled && p.Status == api.StatusDisabled:
 		turn.End = api.EndCancelled
 		return turn, nil
 	case p.Status == api.StatusDisabled:
@@ -244,11 +241,4 @@ func (s *Store) DestroyLiveProc(ctx context.Context, name string) (api.Proc, err
 		}
 		return nil
 	})
-}
-
-func streamable(p *procRow) error {
-	if p.Status == api.StatusDisabled {
-		return api.Errorf(api.CodeProcIsDisabled, "liveProc %q is disabled", p.Name)
-	}
-	return nil
 }

@@ -183,8 +183,16 @@ func (s *Store) insertProc(ctx context.Context, tx pgx.Tx, n newProc, topic *loc
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (name) DO NOTHING RETURNING id`),
 		p.Name, p.TopicID, p.SystemProcID, string(p.Kind), p.Offset, p.CreatedAt, string(p.Status), p.Count, p.MaxReclaims, p.ReclaimTimeout,
 		string(p.OnMaxReclaimsReached), p.Position, p.TTL, p.ExpiresAt).Scan(&p.ID)
-	if errors.Is(err, pgx.ErrNoRows) { // made by somebody else a moment ago
-		return nil, false, errAgain
+	if errors.Is(err, pgx.ErrNoRows) {
+		var expired bool
+		err = tx.QueryRow(ctx, s.q("SELECT EXISTS (SELECT FROM ns.procs WHERE name = $1 AND expires_at <= ns.now_ms())"), n.name).Scan(&expired)
+		switch {
+		case err != nil:
+			return nil, false, err
+		case expired: // a liveProc's, until the next sweep
+			return nil, false, managed(&procRow{Proc: api.Proc{Name: n.name, Kind: api.KindLive}})
+		}
+		return nil, false, errAgain // made by somebody else a moment ago
 	}
 	return p, err == nil, err
 }

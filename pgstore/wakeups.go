@@ -199,9 +199,13 @@ func (h *hub) setJobTopics(names []string) {
 	h.mu.Unlock()
 }
 
+const lookTimeout = 10 * time.Second
+
 // look re-reads the heads of the watched topics, and wakes whoever waits for one that has moved. Procs' waiters, and those
 // of jobs, are woken in any case.
 func (h *hub) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout) // a connection that has fallen silent must not end the polling
+	defer cancel()
 	h.mu.Lock()
 	names := make([]string, 0, len(h.topics))
 	for name := range h.topics {
@@ -221,6 +225,9 @@ func (h *hub) look(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, name := range names {
+		if h.topics[name] == nil { // nobody watches it any more
+			continue
+		}
 		if known, ok := h.heads[name]; !ok || known != heads[name].Head {
 			h.heads[name] = heads[name].Head
 			wakeAll(h.topics[name])
