@@ -87,7 +87,7 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 	}
 	if o.any {
 		slices.SortStableFunc(candidates, func(p, q *procRow) int {
-			return cmp.Compare(optional64(p.LastClaimedAt), optional64(q.LastClaimedAt))
+			return cmp.Compare(optional(p.LastClaimedAt), optional(q.LastClaimedAt))
 		})
 	}
 	for _, p := range candidates {
@@ -120,14 +120,8 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 	return nil
 }
 
-func optional(n *int) int {
-	if n == nil {
-		return 0
-	}
-	return *n
-}
-
-func optional64(n *int64) int64 {
+// optional is *n, 0 where it is absent.
+func optional[N int | int64](n *N) N {
 	if n == nil {
 		return 0
 	}
@@ -155,7 +149,7 @@ func (s *Store) ClaimAny(ctx context.Context, req api.ClaimAnyRequest) (*api.Cla
 // claim runs o, creating the procs that are unknown, and again whenever something has changed, until there are logs or
 // wait (ms) is over.
 func (s *Store) claim(ctx context.Context, o *claimOp, wait *int64) (*api.Claimed, error) {
-	deadline := time.Now().Add(time.Duration(optional64(wait)) * time.Millisecond)
+	deadline := time.Now().Add(time.Duration(optional(wait)) * time.Millisecond)
 	var watch api.Watch
 	for {
 		err := s.submit(ctx, o)
@@ -166,8 +160,7 @@ func (s *Store) claim(ctx context.Context, o *claimOp, wait *int64) (*api.Claime
 			continue
 		}
 		if err == nil && o.claim != nil {
-			claimed, err := s.deliver(ctx, &o.proc, *o.claim)
-			return claimed, err
+			return s.deliver(ctx, &o.proc, *o.claim)
 		}
 		code := api.CodeOf(err)
 		if err != nil && code != api.CodeAlreadyClaimed || !time.Now().Before(deadline) {
