@@ -191,16 +191,10 @@ func TestSystemProcRefusals(t *testing.T) {
 	s := New(Config{})
 	for _, processor := range []string{`5`, `true`, `[]`, `null`, `""`, `{}`, `"h"`, `"ftp://h/"`, `"http://"`, `"http://u:p@h/"`, `"mailto:a@b"`,
 		`{"url":""}`, `{"timeout":5}`, `{"url":"http://h/","inline":"() => 1"}`, `{"inline":"() => 1","headers":{"a":"b"}}`,
-		`{"url":"http://h/","headers":{"Host":"x"}}`, `{"url":"http://h/","headers":{"a\nb":"x"}}`, `{"inline":"() => 1"}`} {
+		`{"url":"http://h/","headers":{"Host":"x"}}`, `{"url":"http://h/","headers":{"a\nb":"x"}}`} {
 		call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":"a","processor":`+processor+`}`).wantsProblem(t, 400, api.CodeNoValidProcessor)
 		if processor != "null" { // absent
 			call(t, s, "PATCH", "/v1/system-procs/s", `{"processor":`+processor+`}`).wantsProblem(t, 400, api.CodeNoValidProcessor)
-		}
-	}
-	for _, path := range []string{"/v1/system-procs"} {
-		a := call(t, s, "POST", path, `{"name":"s","from":"a","processor":{"inline":"() => 1"}}`)
-		if !strings.Contains(a.body, "not enabled") {
-			t.Error(a.body)
 		}
 	}
 	call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":"a"}`).wantsProblem(t, 400, api.CodeNoValidProcessor)
@@ -239,14 +233,26 @@ func TestSystemProcRefusals(t *testing.T) {
 	call(t, s, "PATCH", "/v1/system-procs/"+long, `{"from":["aaaaaaaaaa"]}`).wantsProblem(t, 400, api.CodeInvalidProcFormat)
 }
 
-func TestInlineWhereItIsEnabled(t *testing.T) {
+func TestProcessorsAreChecked(t *testing.T) {
 	var got *api.Processor
-	s := New(Config{Inline: true, SystemProcs: systemProcs{create: func(spec api.SystemProcSpec) (api.SystemProc, bool, error) {
+	check := func(p *api.Processor) error {
+		if p.Inline == "no" {
+			return api.Errorf(api.CodeNoValidProcessor, "no")
+		}
+		return nil
+	}
+	s := New(Config{CheckProcessor: check, SystemProcs: systemProcs{create: func(spec api.SystemProcSpec) (api.SystemProc, bool, error) {
 		got = spec.Processor
 		return api.SystemProc{}, true, nil
 	}}})
 	call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":"a","processor":{"inline":"() => 1"}}`).wants(t, 201, `{"procs":[]}`)
 	if got.Inline != "() => 1" {
+		t.Errorf("%+v", got)
+	}
+	got = nil
+	call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":"a","processor":{"inline":"no"}}`).wantsProblem(t, 400, api.CodeNoValidProcessor)
+	call(t, s, "PATCH", "/v1/system-procs/s", `{"processor":{"inline":"no"}}`).wantsProblem(t, 400, api.CodeNoValidProcessor)
+	if got != nil {
 		t.Errorf("%+v", got)
 	}
 }

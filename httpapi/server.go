@@ -28,7 +28,9 @@ type Config struct {
 
 	OpenAPI      []byte // served as /openapi.yaml
 	MinPruneTime int64  // ms; what POST /v1/gc collects with
-	Inline       bool   // whether inline processors are allowed; else they are CodeNoValidProcessor
+
+	// CheckProcessor answers CodeNoValidProcessor for a processor that cannot run on this server; nil: every one can.
+	CheckProcessor func(*api.Processor) error
 
 	// Shutdown asks the server to stop, and returns without waiting for it; nil: there is no POST /v1/shutdown.
 	Shutdown func()

@@ -26,7 +26,7 @@ func (s *Server) createSystemProc(w http.ResponseWriter, r *http.Request) error 
 	if err := decode(w, r, &spec); err != nil {
 		return err
 	}
-	if err := s.checkInline(spec.Processor); err != nil {
+	if err := s.checkProcessor(spec.Processor); err != nil {
 		return err
 	}
 	sp, created, err := s.SystemProcs.CreateSystemProc(r.Context(), spec)
@@ -35,12 +35,12 @@ func (s *Server) createSystemProc(w http.ResponseWriter, r *http.Request) error 
 	}{listed(sp.Procs)})
 }
 
-// checkInline refuses inline processors where they are not enabled.
-func (s *Server) checkInline(p *api.Processor) error {
-	if p != nil && p.Inline != "" && !s.Inline {
-		return api.Errorf(api.CodeNoValidProcessor, "inline processors are not enabled on this server")
+// checkProcessor refuses a processor, unless there is none, that cannot run here.
+func (s *Server) checkProcessor(p *api.Processor) error {
+	if p == nil || s.CheckProcessor == nil {
+		return nil
 	}
-	return nil
+	return s.CheckProcessor(p)
 }
 
 // systemProc handles GET /v1/system-procs/{name}.
@@ -58,7 +58,7 @@ func (s *Server) patchSystemProc(w http.ResponseWriter, r *http.Request) error {
 	if err := checkPatch(r.PathValue("name"), patch); err != nil {
 		return err
 	}
-	if err := s.checkInline(patch.Processor); err != nil {
+	if err := s.checkProcessor(patch.Processor); err != nil {
 		return err
 	}
 	sp, err := s.SystemProcs.PatchSystemProc(r.Context(), r.PathValue("name"), patch)

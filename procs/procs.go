@@ -48,8 +48,14 @@ type Config struct {
 	// Version is told to webhooks in the User-Agent header, pipeproc/Version. "": dev.
 	Version string
 
-	// Dial opens the connections to webhooks. nil: a net.Dialer's.
+	// Dial opens the connections to webhooks. nil: Reach does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Reach tells which addresses webhooks may be called at.
+	Reach Reach
+
+	// Inline tells whether inline processors run on this server.
+	Inline bool
 
 	// TLS is the configuration for https webhooks. nil: Go's defaults, with the system's roots.
 	TLS *tls.Config
@@ -76,13 +82,22 @@ func New(c Config) *Workers {
 	c.Version = cmp.Or(c.Version, "dev")
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
+		c.Dial = c.Reach.dial
 	}
 	return &Workers{
 		config:  c,
 		metrics: newMetrics(c.Metrics),
 		hire:    func() processors { return newProcessors(&c) },
 	}
+}
+
+// Check answers CodeNoValidProcessor for a processor that can be seen, without calling it, not to run here: its URL names
+// an address that may not be called, or its inline function is none. p is valid by its own rules.
+func (w *Workers) Check(p *api.Processor) error {
+	if p.Inline != "" {
+		return w.config.checkInline(p.Inline)
+	}
+	return w.config.Reach.checkURL(p.URL)
 }
 
 // errStopping is the cause with which calls are cut off when their grace is over.

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"pipeproc"
 	"pipeproc/api"
 	"pipeproc/gcjob"
@@ -86,25 +84,29 @@ func (s *Service) Run(asked context.Context) (err error) {
 	defer store.Close()
 	defer also(&err, start(stop, store.Run))
 
+	workers := procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers,
+		Concurrency: s.cfg.WorkerConcurrency, RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log,
+		Metrics: metrics})
 	streams := livestream.New(livestream.Config{LiveProcs: store, Procs: store, Tailer: store, Watcher: store,
 		Logger: s.log, MaxAge: s.cfg.StreamMaxAge})
 	registerStreams(metrics, streams)
 	surface := httpapi.New(httpapi.Config{
 		Logs: store, Topics: store, Procs: store, SystemProcs: store, LiveProcs: store, Collector: store,
-		Health:       readiness{store, db, &s.stopping},
-		Streams:      streams,
-		OpenAPI:      pipeproc.OpenAPI,
-		MinPruneTime: s.cfg.GCMinPruneTime,
-		Shutdown:     s.shutdown(stop),
-		Metrics:      metrics,
-		Logger:       s.log,
+		Health:         readiness{store, db, &s.stopping},
+		Streams:        streams,
+		OpenAPI:        pipeproc.OpenAPI,
+		MinPruneTime:   s.cfg.GCMinPruneTime,
+		CheckProcessor: workers.Check,
+		Shutdown:       s.shutdown(stop),
+		Metrics:        metrics,
+		Logger:         s.log,
 	})
 	listeners, err := s.listen(ctx)
 	if err != nil {
 		return unlessStopped(ctx, err)
 	}
 
-	defer also(&err, start(stop, s.work(store, metrics)...))
+	defer also(&err, start(stop, s.work(store, workers)...))
 	defer s.serve(stop, surface, streams.Close, listeners)()
 	if err := s.announce(listeners); err != nil {
 		return err
@@ -121,10 +123,9 @@ func (s *Service) Run(asked context.Context) (err error) {
 }
 
 // work is what the server does besides answering requests.
-func (s *Service) work(store *pgstore.Store, metrics prometheus.Registerer) []func(context.Context) error {
+func (s *Service) work(store *pgstore.Store, workers *procs.Workers) []func(context.Context) error {
 	loops := []func(context.Context) error{
-		procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers, Concurrency: s.cfg.WorkerConcurrency,
-			RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log, Metrics: metrics}).Run,
+		workers.Run,
 		gcjob.NewSweep(gcjob.SweepConfig{Collector: store, Logger: s.log}).Run,
 	}
 	if s.cfg.GC {
