@@ -14,17 +14,24 @@ import (
 
 // needs gathers the rows that a batch locks.
 type needs struct {
-	keys    map[keyID]*api.IdempotencyKey
-	procs   map[string]struct{}
-	topics  map[string]struct{}
-	windows []func(*batch) window // logs whose sizes a claim will ask for, told once the procs are known
+	keys   map[keyID]*api.IdempotencyKey
+	procs  map[string]struct{}
+	topics map[string]struct{}
+	claims map[string]int // the procs that are to be claimed, with the count asked for; 0: the proc's own
 }
 
 func newNeeds() *needs {
-	return &needs{keys: map[keyID]*api.IdempotencyKey{}, procs: map[string]struct{}{}, topics: map[string]struct{}{}}
+	return &needs{keys: map[keyID]*api.IdempotencyKey{}, procs: map[string]struct{}{}, topics: map[string]struct{}{},
+		claims: map[string]int{}}
 }
 
 func (n *needs) proc(name string) { n.procs[name] = struct{}{} }
+
+// claim tells that the next count logs of a proc will be asked for.
+func (n *needs) claim(name string, count int) {
+	n.proc(name)
+	n.claims[name] = max(n.claims[name], count)
+}
 
 func (n *needs) logs(logs []api.NewLog) {
 	for i := range logs {
@@ -59,6 +66,7 @@ type topicRow struct {
 type entry struct {
 	ts   int64
 	size int64
+	body []byte // nil when it was not read along
 }
 
 // window is a run of stored logs: n from its first on.
@@ -134,9 +142,6 @@ func (b *batch) prepare(ctx context.Context, requests []*request) (missing []str
 		slices.Sort(missing)
 		return missing, nil
 	}
-	if err := b.fetchWindows(ctx, n.windows); err != nil {
-		return nil, err
-	}
 	b.answers = make([]error, len(requests))
 	for i, r := range requests {
 		err := r.op.apply(ctx, b)
@@ -187,6 +192,7 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 				})
 			})
 	}
+	b.queueWindows(q, n.claims)
 	q.Queue(b.store.q("SELECT ns.now_ms()")).QueryRow(func(row pgx.Row) error { return row.Scan(&b.now) })
 	if err := b.conn.SendBatch(ctx, q).Close(); err != nil {
 		return err
@@ -239,7 +245,7 @@ func (b *batch) add(logs []api.NewLog) []api.ID {
 		b.logs.seqs = append(b.logs.seqs, t.head)
 		b.logs.tss = append(b.logs.tss, ts)
 		b.logs.bodies = append(b.logs.bodies, logs[i].Body)
-		t.added = append(t.added, entry{ts, int64(len(logs[i].Body))})
+		t.added = append(t.added, entry{ts, int64(len(logs[i].Body)), logs[i].Body})
 		t.head++
 		t.lastTS = ts
 		b.touched[t] = struct{}{}
@@ -247,31 +253,47 @@ func (b *batch) add(logs []api.NewLog) []api.ID {
 	return ids
 }
 
-// claim hands out the next logs of p, which can be claimed; nil when there are none. count 0 is the proc's own.
-func (b *batch) claim(ctx context.Context, p *procRow, count int, token string) (*api.Claim, error) {
+// claim hands out the next logs of p, which can be claimed; nil when there are none. count 0 is the proc's own. logs are
+// what it hands out, nil where their bodies were not all read along.
+func (b *batch) claim(ctx context.Context, p *procRow, count int, token string) (claim *api.Claim, logs []api.Log, err error) {
 	t := b.byID[p.TopicID]
 	first, most, retry := p.Window(count)
 	r := p.Retry
-	if !retry {
+	var entries []entry
+	if retry {
+		entries = b.known(t, first, int64(most))
+	} else {
 		n := min(int64(most), t.head-first)
 		if n <= 0 {
-			return nil, nil
+			return nil, nil, nil
 		}
-		entries, err := b.window(ctx, t, first, n)
-		if err != nil {
-			return nil, err
+		if entries, err = b.window(ctx, t, first, n); err != nil {
+			return nil, nil, err
 		}
 		last, bytes := 0, entries[0].size
 		for last+1 < len(entries) && bytes+entries[last+1].size <= api.MaxPageBytes {
 			last++
 			bytes += entries[last].size
 		}
+		entries = entries[:last+1]
 		r = api.NewRange(api.ID{TS: entries[0].ts, Seq: first}, api.ID{TS: entries[last].ts, Seq: first + int64(last)})
 	}
 	p.Take(b.now, r, count, token)
 	b.changed[p] = struct{}{}
-	claim := *p.Claim
-	return &claim, nil
+	c := *p.Claim
+	return &c, logsOf(first, entries), nil
+}
+
+// logsOf answers the logs from seq first on; nil when a body is missing, or there are none.
+func logsOf(first int64, entries []entry) []api.Log {
+	if len(entries) == 0 || slices.ContainsFunc(entries, func(e entry) bool { return e.body == nil }) {
+		return nil
+	}
+	logs := make([]api.Log, len(entries))
+	for i, e := range entries {
+		logs[i] = api.Log{ID: api.ID{TS: e.ts, Seq: first + int64(i)}, Body: e.body}
+	}
+	return logs
 }
 
 // window answers the n entries of t from seq first on, all of which exist.
@@ -297,26 +319,59 @@ func (b *batch) window(ctx context.Context, t *topicRow, first, n int64) ([]entr
 	return entries, nil
 }
 
-// fetchWindows reads ahead what the requests' claims will ask for.
-func (b *batch) fetchWindows(ctx context.Context, windows []func(*batch) window) error {
-	wanted := map[windowStart]int64{}
-	for _, f := range windows {
-		w := f(b)
-		if t := b.byID[w.topic]; t != nil {
-			w.n = min(w.n, t.stored-w.first)
-			if w.n > wanted[w.windowStart] {
-				wanted[w.windowStart] = w.n
-			}
-		}
+// known answers the n stored entries of t from seq first on, if they were read along; else nil.
+func (b *batch) known(t *topicRow, first, n int64) []entry {
+	if f := b.entries[windowStart{t.id, first}]; int64(len(f.entries)) >= n {
+		return f.entries[:n]
 	}
-	if len(wanted) == 0 {
-		return nil
+	return nil
+}
+
+// Bodies that are read along with a window: those of small claims, so that neither the locks are held for long nor much
+// memory is taken; the others are read after COMMIT.
+const (
+	claimBodies = 256 << 10 // of one claim
+	batchBodies = 4 << 20   // of all claims in a batch
+)
+
+// queueWindows reads, in the round trip that locks, what the claims will ask for: sizes, and bodies while they are few. The
+// next logs of a proc begin at its position, or, while it is claimed, after its claim, which is about to be acked. Where
+// that is not what is asked for in the end, window reads again.
+func (b *batch) queueWindows(q *pgx.Batch, claims map[string]int) {
+	if len(claims) == 0 {
+		return
 	}
-	list := make([]window, 0, len(wanted))
-	for start, n := range wanted {
-		list = append(list, window{start, n})
+	names, counts := make([]string, 0, len(claims)), make([]int, 0, len(claims))
+	for name, count := range claims {
+		names, counts = append(names, name), append(counts, count)
 	}
-	return b.fetch(ctx, list)
+	q.Queue(b.store.q(`SELECT w.i, w.topic_id, l.seq, l.ts, l.size, CASE WHEN l.sum <= $3 THEN l.body END
+		FROM (SELECT u.i, p.topic_id, CASE WHEN u.count > 0 THEN u.count ELSE p.count END AS count, t.head,
+				CASE WHEN p.claim_token = '' THEN p.position ELSE split_part(p.last_claimed, '-', 3)::bigint + 1 END AS first
+			FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS u (name, count, i)
+			JOIN ns.procs AS p ON p.name = u.name JOIN ns.topics AS t ON t.id = p.topic_id) AS w
+		CROSS JOIN LATERAL (SELECT seq, ts, body, octet_length(body)::bigint AS size,
+				sum(octet_length(body)) OVER (ORDER BY seq) AS sum
+			FROM ns.logs WHERE topic_id = w.topic_id AND seq >= w.first
+				AND seq < CASE WHEN w.head - w.first > w.count THEN w.first + w.count ELSE w.head END) AS l -- no overflow
+		ORDER BY w.i, l.seq`), names, counts, min(claimBodies, batchBodies/len(claims))).
+		Query(func(rows pgx.Rows) error {
+			var i, last, seq int64
+			var start windowStart
+			var e entry
+			_, err := pgx.ForEachRow(rows, []any{&i, &start.topic, &seq, &e.ts, &e.size, &e.body}, func() error {
+				if i != last {
+					last, start.first = i, seq
+					b.entries[start] = fetched{}
+				}
+				f := b.entries[start]
+				f.n, f.entries = f.n+1, append(f.entries, e)
+				b.entries[start] = f
+				e.body = nil
+				return nil
+			})
+			return err
+		})
 }
 
 func (b *batch) fetch(ctx context.Context, windows []window) error {

@@ -27,7 +27,8 @@ type claimOp struct {
 	unknown []string // procs that do not exist
 	proc    procRow  // a copy of the one claimed, as it was left
 	claim   *api.Claim
-	waitFor []string // the topics that may bring work
+	logs    []api.Log // what it hands out; nil: to be read
+	waitFor []string  // the topics that may bring work
 }
 
 // role tells who claims: a proc belongs to its users, a systemProc's to its worker, a liveProc's to its stream.
@@ -35,19 +36,10 @@ type role = api.ProcKind
 
 func (o *claimOp) needs(n *needs) {
 	for _, name := range o.names {
-		n.proc(name)
-		if !o.any {
-			n.windows = append(n.windows, func(b *batch) window {
-				p := b.procs[name]
-				if p == nil || p.Claim != nil {
-					return window{}
-				}
-				first, most, retry := p.Window(optional(o.request(name).Count))
-				if retry {
-					most = 0 // the range is known
-				}
-				return window{windowStart{p.TopicID, first}, int64(most)}
-			})
+		if o.any {
+			n.proc(name)
+		} else {
+			n.claim(name, optional(o.request(name).Count))
 		}
 	}
 }
@@ -65,7 +57,7 @@ func (o *claimOp) size() int {
 const windowEntry = 8
 
 func (o *claimOp) apply(ctx context.Context, b *batch) error {
-	o.unknown, o.claim, o.waitFor = nil, nil, nil
+	o.unknown, o.claim, o.logs, o.waitFor = nil, nil, nil, nil
 	var candidates []*procRow
 	for _, name := range o.names {
 		p := b.procs[name]
@@ -108,12 +100,12 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 		if o.role == api.KindSystem && !p.Due(b.now) {
 			continue
 		}
-		claim, err := b.claim(ctx, p, optional(o.request(p.Name).Count), cmp.Or(o.token, newToken()))
+		claim, logs, err := b.claim(ctx, p, optional(o.request(p.Name).Count), cmp.Or(o.token, newToken()))
 		if err != nil {
 			return err
 		}
 		if claim != nil {
-			o.claim, o.proc = claim, *p
+			o.claim, o.logs, o.proc = claim, logs, *p
 			return nil
 		}
 	}
@@ -160,7 +152,7 @@ func (s *Store) claim(ctx context.Context, o *claimOp, wait *int64) (*api.Claime
 			continue
 		}
 		if err == nil && o.claim != nil {
-			return s.deliver(ctx, &o.proc, *o.claim)
+			return s.deliver(ctx, &o.proc, *o.claim, o.logs)
 		}
 		code := api.CodeOf(err)
 		if err != nil && code != api.CodeAlreadyClaimed || !time.Now().Before(deadline) {
@@ -225,24 +217,29 @@ func (s *Store) until(ctx context.Context, at int64) time.Duration {
 // silent must not hold the request.
 const deliverTimeout = 30 * time.Second
 
-// deliver reads the bodies of a claim that was committed. Where the logs have gone with their topic it answers
+// deliver answers a claim that was committed, with its logs, which it reads unless they were read along. Where the logs have gone with their topic it answers
 // CodeInvalidTopic, where the claim was lost and GC came, CodeClaimLost.
-func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim) (*api.Claimed, error) {
+func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim, logs []api.Log) (*api.Claimed, error) {
+	claimed := &api.Claimed{Proc: p.Name, Topic: p.Topic, Claim: claim, Logs: logs}
+	if logs != nil {
+		return claimed, nil
+	}
 	r := claim.Range
 	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliverTimeout)
 	defer cancel()
-	logs, err := s.claimedLogs(reading, p.TopicID, r)
+	var err error
+	claimed.Logs, err = s.claimedLogs(reading, p.TopicID, r)
 	if err != nil {
 		_ = s.UndoClaim(context.WithoutCancel(ctx), p.Name, claim.Token)
 		return nil, mapError(err)
 	}
-	if len(logs) != r.Len() {
+	if len(claimed.Logs) != r.Len() {
 		if _, err := s.Topic(ctx, p.Topic); err != nil {
 			return nil, err
 		}
 		return nil, api.Errorf(api.CodeClaimLost, "the claim of proc %q was lost before it was answered", p.Name)
 	}
-	return &api.Claimed{Proc: p.Name, Topic: p.Topic, Claim: claim, Logs: logs}, nil
+	return claimed, nil
 }
 
 // claimedLogs reads the logs of a claim, whose size was bounded when it was made.
@@ -336,26 +333,18 @@ type ackOp struct {
 	acked   api.Range
 	ids     []api.ID
 	next    *api.Claim
+	logs    []api.Log      // that next hands out; nil: to be read
 	answer  *ackAnswerBody // of a repeat
 	ackNext *string
 	bytes   int
 }
 
 func (o *ackOp) needs(n *needs) {
-	n.proc(o.name)
 	n.logs(o.req.Logs)
 	if o.req.ClaimNext {
-		n.windows = append(n.windows, func(b *batch) window {
-			p := b.procs[o.name]
-			if p == nil || p.Claim == nil {
-				return window{}
-			}
-			count := optional(o.req.Count)
-			if count == 0 {
-				count = p.Count
-			}
-			return window{windowStart{p.TopicID, p.Claim.Range.Last.Seq + 1}, int64(count)}
-		})
+		n.claim(o.name, optional(o.req.Count))
+	} else {
+		n.proc(o.name)
 	}
 }
 
@@ -368,7 +357,7 @@ func (o *ackOp) size() int {
 }
 
 func (o *ackOp) apply(ctx context.Context, b *batch) error {
-	o.repeat, o.acked, o.ids, o.next, o.answer, o.ackNext = false, api.Range{}, nil, nil, nil, nil
+	o.repeat, o.acked, o.ids, o.next, o.logs, o.answer, o.ackNext = false, api.Range{}, nil, nil, nil, nil, nil
 	p, err := b.proc(o.name)
 	if err != nil {
 		return err
@@ -402,7 +391,7 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 	if o.req.ClaimNext {
 		token := ""
 		if p.CanClaim() == nil {
-			if o.next, err = b.claim(ctx, p, optional(o.req.Count), newToken()); err != nil {
+			if o.next, o.logs, err = b.claim(ctx, p, optional(o.req.Count), newToken()); err != nil {
 				return err
 			}
 			if o.next != nil {
@@ -430,7 +419,7 @@ func (s *Store) ack(ctx context.Context, o *ackOp) (api.Acked, error) {
 		answer = api.Acked{Acked: o.answer.Acked, IDs: o.answer.IDs, One: o.answer.One, NextAsked: o.ackNext != nil}
 	}
 	if o.next != nil {
-		next, err := s.deliver(ctx, &o.proc, *o.next)
+		next, err := s.deliver(ctx, &o.proc, *o.next, o.logs)
 		switch api.CodeOf(err) {
 		case "":
 			answer.Next = next

@@ -141,6 +141,7 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 		return turn, nil
 	}
 	claim := p.Claim
+	var logs []api.Log
 	if claim == nil && p.Lag > 0 {
 		o := &claimOp{names: []string{stream.LiveProc}, role: api.KindLive, request: func(string) api.ClaimRequest { return api.ClaimRequest{} }}
 		if err := s.submit(ctx, o); err != nil {
@@ -152,7 +153,7 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 			return turn, err
 		}
 		if claim = o.claim; claim != nil {
-			p = &o.proc
+			p, logs = &o.proc, o.logs
 		}
 	}
 	if claim == nil {
@@ -164,7 +165,7 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 	if claim.Token == held {
 		return turn, nil
 	}
-	turn.Claimed, err = s.deliver(ctx, p, *claim)
+	turn.Claimed, err = s.deliver(ctx, p, *claim, logs)
 	if code := api.CodeOf(err); code == api.CodeClaimLost || code == api.CodeInvalidTopic {
 		turn.Wait, err = 1, nil // the next turn tells why
 	}

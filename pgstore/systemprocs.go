@@ -369,7 +369,7 @@ func (s *Store) ClaimJob(ctx context.Context, proc, token string) (*api.Executio
 	if o.claim == nil {
 		return nil, nil
 	}
-	claimed, err := s.deliver(ctx, &o.proc, *o.claim)
+	claimed, err := s.deliver(ctx, &o.proc, *o.claim, o.logs)
 	if err != nil {
 		return nil, err
 	}
