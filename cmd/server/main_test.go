@@ -347,22 +347,12 @@ func TestNamespaces(t *testing.T) {
 // TestDatabaseComesLater starts a server before its database answers.
 func TestDatabaseComesLater(t *testing.T) {
 	t.Parallel()
-	database, err := url.Parse(pgtest.Database(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, target := "tcp", database.Host
-	query := database.Query()
-	if host := query.Get("host"); strings.HasPrefix(host, "/") {
-		network, target = "unix", filepath.Join(host, ".s.PGSQL."+query.Get("port"))
-		query.Del("host")
-		query.Del("port")
-	}
-	database.Host, database.RawQuery = freePort(t), query.Encode()
+	address := freePort(t)
+	via, network, target := through(t, pgtest.Database(t), address)
 
-	p := launch(t, nil, "--database-url", database.String(), "--unsafe-durability", "--listen=127.0.0.1:0")
+	p := launch(t, nil, "--database-url", via, "--unsafe-durability", "--listen=127.0.0.1:0")
 	p.logged(t, "does not answer yet")
-	relay(t, database.Host, network, target)
+	relay(t, address, network, target)
 	commit(t, p.url(t), `{"n":1}`)
 	p.stop(t)
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -292,6 +293,24 @@ func freePort(t *testing.T) string {
 	}
 	defer ln.Close()
 	return ln.Addr().String()
+}
+
+// through is the URL of the database with another TCP address, and the network and address of the database itself.
+func through(t *testing.T, dbURL, address string) (via, network, target string) {
+	t.Helper()
+	database, err := url.Parse(dbURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, target = "tcp", database.Host
+	query := database.Query()
+	if host := query.Get("host"); strings.HasPrefix(host, "/") {
+		network, target = "unix", filepath.Join(host, ".s.PGSQL."+query.Get("port"))
+		query.Del("host")
+		query.Del("port")
+	}
+	database.Host, database.RawQuery = address, query.Encode()
+	return database.String(), network, target
 }
 
 // relay serves address by connecting to the network and address of target, until the test's end.
