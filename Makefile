@@ -5,10 +5,10 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint vuln fuzz compose-check postgres postgres-for-test
+.PHONY: help build run test lint vuln fuzz bench-systemprocs compose-check postgres postgres-for-test
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 build: ## build bin/server
 	@go build -o bin/server ./cmd/server
@@ -40,6 +40,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; \
 	done
+
+bench-systemprocs: build ## measure systemProcs against their bars (about 3 minutes)
+	@go run ./bench systemprocs
 
 compose-check: ## check docker-compose.yml (needs docker compose)
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \

@@ -1,0 +1,66 @@
+// Bench measures a server from outside: it starts bin/server as users do, on a private PostgreSQL with its default
+// durability, puts load on it from this process, and prints one table with the bars that the service holds itself to.
+//
+//	go run ./bench systemprocs
+//
+// Absolute figures drift on shared machines; what is compared is measured in one run, in turns, and told as a median.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+)
+
+// suites are the subcommands.
+var suites = map[string]func(context.Context, *bench) error{
+	"systemprocs": systemProcs,
+}
+
+// bench is one run of a suite.
+type bench struct {
+	binary string
+	rounds int
+	only   string
+	table  table
+}
+
+// wants reports whether the case is asked for.
+func (b *bench) wants(name string) bool { return strings.Contains(name, b.only) }
+
+func main() {
+	var b bench
+	flag.StringVar(&b.binary, "server", "bin/server", "the server's binary")
+	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each case, of which the median is told")
+	flag.StringVar(&b.only, "only", "", "run only the cases whose name contains this")
+	flag.Usage = func() {
+		names := make([]string, 0, len(suites))
+		for name := range suites {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		fmt.Fprintf(os.Stderr, "usage: bench [flags] %s\n", strings.Join(names, "|"))
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	suite := suites[flag.Arg(0)]
+	if suite == nil || flag.NArg() != 1 || b.rounds < 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	begin := time.Now()
+	err := suite(ctx, &b)
+	b.table.print(os.Stdout)
+	fmt.Printf("\nmedians of %d rounds, %s\n", b.rounds, time.Since(begin).Round(time.Second))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
