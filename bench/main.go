@@ -20,6 +20,7 @@ import (
 // suites are the subcommands.
 var suites = map[string]func(context.Context, *bench) error{
 	"systemprocs": systemProcs,
+	"streams":     streams,
 }
 
 // bench is one run of a suite.

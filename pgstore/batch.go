@@ -161,14 +161,17 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 	if len(n.procs) > 0 {
 		names := sortedKeys(n.procs)
 		// With the definition, so that an execution needs no read of its own, which could fail once the claim is made.
-		q.Queue(b.store.q("SELECT "+procColumns+`, coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), '')
+		q.Queue(b.store.q("SELECT "+procColumns+`, coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
+				CASE WHEN kind = 'live' THEN coalesce((SELECT open_until FROM ns.live_streams WHERE proc_id = id AND instance <> ''), 0)
+					ELSE 0 END
 			FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE`), names).
 			Query(func(rows pgx.Rows) error {
 				var spec string
+				var openUntil int64
 				return eachProc(rows, func(p *procRow) {
-					p.spec = spec
+					p.spec, p.openUntil = spec, openUntil
 					b.procs[p.Name] = p
-				}, &spec)
+				}, &spec, &openUntil)
 			})
 	}
 	if len(n.topics) > 0 {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -341,7 +342,7 @@ type ackOp struct {
 
 func (o *ackOp) needs(n *needs) {
 	n.logs(o.req.Logs)
-	if o.req.ClaimNext {
+	if o.req.ClaimNext || strings.HasPrefix(o.name, liveProcPrefix) {
 		n.claim(o.name, optional(o.req.Count))
 	} else {
 		n.proc(o.name)
@@ -399,6 +400,10 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 			}
 		}
 		p.AckNext = &token
+	} else if p.openUntil > b.now && p.CanClaim() == nil { // its stream waits for the next logs, and reads them then
+		if _, _, err := b.claim(ctx, p, 0, newToken()); err != nil {
+			return err
+		}
 	}
 	o.proc = *p
 	return nil

@@ -19,12 +19,15 @@ func (s *Store) CreateLiveProc(ctx context.Context, spec api.LiveProcSpec) (api.
 	if spec.TTL != nil {
 		ttl = *spec.TTL
 	}
-	p, _, err := s.createProc(ctx, newProc{name: "liveproc-" + newUUID(), kind: api.KindLive, options: options, ttl: ttl})
+	p, _, err := s.createProc(ctx, newProc{name: liveProcPrefix + newUUID(), kind: api.KindLive, options: options, ttl: ttl})
 	if err != nil {
 		return api.Proc{}, err
 	}
 	return p.Proc, nil
 }
+
+// liveProcPrefix begins the names of liveProcs, and may begin others.
+const liveProcPrefix = "liveproc-"
 
 // streamRow is a row of live_streams.
 type streamRow struct {
@@ -111,19 +114,9 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 
 // Turn implements api.LiveProcs.
 func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn api.StreamTurn, err error) {
-	var p *procRow
-	var r streamRow
-	err = s.readTx(ctx, func(tx pgx.Tx) error { // one that is destroyed meanwhile has no stream: it was not replaced
-		procs, err := s.readProcs(ctx, tx, "p.name = $1", stream.LiveProc)
-		if err != nil || len(procs) == 0 {
-			return err
-		}
-		p = procs[0]
-		r, err = s.readStream(ctx, tx, p.ID)
-		return err
-	})
+	p, r, now, err := s.readLiveProc(ctx, stream.LiveProc)
 	if err != nil {
-		return turn, err
+		return turn, mapError(err)
 	}
 	if p == nil {
 		return s.ended(ctx, stream)
@@ -153,14 +146,14 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 			return turn, err
 		}
 		if claim = o.claim; claim != nil {
-			p, logs = &o.proc, o.logs
+			p, logs, now = &o.proc, o.logs, *o.proc.LastClaimedAt
 		}
 	}
 	if claim == nil {
 		return turn, nil
 	}
 	if claim.ExpiresAt != nil {
-		turn.Wait = s.until(ctx, *claim.ExpiresAt).Milliseconds()
+		turn.Wait = max(1, *claim.ExpiresAt-now)
 	}
 	if claim.Token == held {
 		return turn, nil
@@ -170,6 +163,31 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 		turn.Wait, err = 1, nil // the next turn tells why
 	}
 	return turn, err
+}
+
+// readLiveProc reads a liveProc and its stream as they are at the time now, by one statement: one that is destroyed
+// meanwhile has no stream, but was not replaced. p is nil where there is none.
+func (s *Store) readLiveProc(ctx context.Context, name string) (p *procRow, r streamRow, now int64, err error) {
+	var topic string
+	var head int64
+	p, err = scanProc(s.pool.QueryRow(ctx, s.q(`SELECT p.*, t.name, t.head, ns.now_ms(), coalesce(l.connections, 0),
+			coalesce(l.connection, 0), coalesce(l.instance, ''), coalesce(l.open_until, 0), coalesce(l.cancelled, false)
+		FROM (SELECT `+procColumns+` FROM ns.procs) AS p JOIN ns.topics AS t ON t.id = p.topic_id
+		LEFT JOIN ns.live_streams AS l ON l.proc_id = p.id WHERE p.name = $1`), name),
+		&topic, &head, &now, &r.connections, &r.connection, &r.instance, &r.openUntil, &r.cancelled)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, r, 0, nil
+	}
+	if err != nil {
+		return nil, r, 0, err
+	}
+	if p.gone(now) {
+		return nil, r, now, nil
+	}
+	p.Topic = topic
+	p.Expire(now)
+	p.SetLag(head)
+	return p, r, now, nil
 }
 
 // ended tells why a liveProc is gone: it was destroyed unless its time was over. The row of an expired one stays until its

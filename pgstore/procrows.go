@@ -13,8 +13,9 @@ type procRow struct {
 	TTL          int64  // of a liveProc; -1 never
 	ExpiresAt    *int64 // of a liveProc; nil never
 
-	spec     string // of the systemProc, as JSON; known in batches alone
-	reclaims int    // as the row has it
+	spec      string // of the systemProc, as JSON; known in batches alone
+	openUntil int64  // the lease of the liveProc's stream, 0 without one; known in batches alone
+	reclaims  int    // as the row has it
 }
 
 // gone reports whether p is a liveProc that has expired: it counts as unknown, and the sweep removes it.
