@@ -316,6 +316,12 @@ func through(t *testing.T, dbURL, address string) (via, network, target string) 
 // relay serves address by connecting to the network and address of target, until the test's end.
 func relay(t *testing.T, address, network, target string) {
 	t.Helper()
+	proxy(t, address, func() (net.Conn, error) { return net.Dial(network, target) })
+}
+
+// proxy serves address by connections that dial opens, until the test's end, and answers the address with its port.
+func proxy(t *testing.T, address string, dial func() (net.Conn, error)) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +334,7 @@ func relay(t *testing.T, address, network, target string) {
 			if err != nil {
 				return
 			}
-			out, err := net.Dial(network, target)
+			out, err := dial()
 			if err != nil {
 				in.Close()
 				continue
@@ -349,6 +355,7 @@ func relay(t *testing.T, address, network, target string) {
 		open.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
 		all.Wait()
 	})
+	return ln.Addr().String()
 }
 
 // postmaster is the process id of a server's own PostgreSQL.
