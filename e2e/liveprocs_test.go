@@ -150,6 +150,29 @@ func TestLiveProcShape(t *testing.T) {
 	})
 }
 
+// TestLiveProcAckClaims: with a stream, an ack claims the next batch for it in its own transaction; without one it does
+// not, since nobody would see it.
+func TestLiveProcAckClaims(t *testing.T) {
+	t.Parallel()
+	w := wireTo(t, start(t))
+	w.commit("a", 3)
+	name, changes := w.live(`{"topic":"a","mode":"all"}`)
+	s := w.stream(changes, "")
+	s.opens(name, 1, "")
+	w.ack(name, s.logs(0, 0).wireAnswer)
+	claimed := w.proc(name).has("lag", 2).str("claim.token")
+	if got := s.logs(1, 1).str("claim.token"); got != claimed {
+		t.Errorf("the stream got token %s, the ack claimed %s", got, claimed)
+	}
+	s.close()
+	w.streamsAreClosed()
+	w.post("/v1/procs/"+name+"/ack", `{"token":"`+claimed+`"}`).is(http.StatusOK).hasExactly("", "ackedLogId")
+	w.proc(name).has("lag", 1).has("claim", nil)
+	s = w.stream(changes, "")
+	s.opens(name, 2, "")
+	s.logs(2, 2)
+}
+
 func TestLiveProcStream(t *testing.T) {
 	t.Parallel()
 	server := start(t)
