@@ -233,7 +233,7 @@ func (l *liveStream) close(ctx context.Context) {
 	}
 }
 
-// forget destroys a liveProc whose name no client came to know.
+// forget destroys a liveProc whose name no client can know.
 func (l *liveStream) forget(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
@@ -266,7 +266,8 @@ func (l *liveStream) serve(ctx context.Context, w http.ResponseWriter, r *http.R
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(c.gone, cancel)()
-		if told = l.introduce(c); told {
+		told = true // or may be from here on: a client that hangs up now can have seen its name
+		if l.introduce(c) {
 			l.run(ctx, c)
 		}
 	})
