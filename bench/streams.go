@@ -118,7 +118,7 @@ func fanOut(ctx context.Context, s *server, n int, stalled bool) ([]time.Duratio
 		if err != nil {
 			return nil, err
 		}
-		defer t.close()
+		defer func() { _ = t.close() }()
 	}
 	tails, err := openTails(ctx, s, n, func(int) string { return "busy" })
 	if err != nil {

@@ -216,9 +216,14 @@ func (r *jobs) beside(ctx context.Context, dead bool) (float64, error) {
 	return r.drain(ctx, 49, 600, 1)
 }
 
+func listen() (net.Listener, error) {
+	var c net.ListenConfig
+	return c.Listen(context.Background(), "tcp", "127.0.0.1:0")
+}
+
 // listenSilently accepts connections and never answers.
 func listenSilently() (net.Listener, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +252,7 @@ type echo struct {
 }
 
 func startEcho() (*echo, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := listen()
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (t *table) print(w io.Writer) {
 	for _, r := range t.rows {
 		fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", r.name, r.figure, r.bar, r.verdict)
 	}
-	out.Flush()
+	_ = out.Flush()
 }
 
 // median of at least one.
