@@ -126,6 +126,9 @@ func TestSchemasFollowTheTypes(t *testing.T) {
 		"SystemProc":      api.SystemProc{},
 		"SystemProcSpec":  api.SystemProcSpec{},
 		"SystemProcPatch": api.SystemProcPatch{},
+		"SystemProcMade":  api.SystemProcMade{},
+		"SecretRotation":  api.SecretRotation{},
+		"RotatedSecret":   api.RotatedSecret{},
 		"CollectedTopic":  api.Collected{},
 		"NamedProcOptions": struct {
 			Name string `json:"name"`

@@ -100,7 +100,7 @@ func decode(raw []byte, v reflect.Value, path string) error {
 	if string(raw) == "null" {
 		return nil
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok && raw[0] == '"' {
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		var s string
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return wrongType(path, "a string")
@@ -138,6 +138,9 @@ func decode(raw []byte, v reflect.Value, path string) error {
 			k := reflect.ValueOf(unquote(key)).Convert(v.Type().Key())
 			if v.MapIndex(k).IsValid() {
 				return Errorf(CodeInvalidRequest, "member %q is given twice", clip(join(path, unquote(key))))
+			}
+			if string(value) == "null" {
+				continue
 			}
 			e := reflect.New(v.Type().Elem()).Elem()
 			if err := decode(value, e, join(path, unquote(key))); err != nil {

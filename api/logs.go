@@ -81,6 +81,39 @@ type RangeQuery struct {
 	Limit      int  // logs of the page, 1 to MaxPageLogs
 }
 
+// Run is a run of logs, fixed once: the seqs from From to To-1 of the topic with that id, to be read in this order or, with
+// Reverse, from the last one down. Logs committed later are not in it.
+type Run struct {
+	TopicID  int64
+	From, To int64
+	Reverse  bool
+}
+
+// Len is the number of logs in r.
+func (r Run) Len() int64 { return max(0, r.To-r.From) }
+
+// First is the run of the first n logs of r, in its order.
+func (r Run) First(n int64) Run {
+	if n < r.Len() {
+		if r.Reverse {
+			r.From = r.To - n
+		} else {
+			r.To = r.From + n
+		}
+	}
+	return r
+}
+
+// After is what is left of r when the log seq was read.
+func (r Run) After(seq int64) Run {
+	if r.Reverse {
+		r.To = seq
+	} else {
+		r.From = seq + 1
+	}
+	return r
+}
+
 // Page is a run of logs.
 type Page struct {
 	Logs []Log `json:"logs"`
@@ -115,6 +148,15 @@ type Logs interface {
 
 	// Range answers one page, consistent at one instant. Errors: CodeInvalidTopic, CodeInvalidToneIDSearch, CodeCollected.
 	Range(ctx context.Context, topic string, q RangeQuery) (Page, error)
+
+	// Resolve fixes the run of logs that a range means now; q.Limit 0 is all of them, and it may exceed MaxPageLogs. Errors:
+	// those of Range.
+	Resolve(ctx context.Context, topic string, q RangeQuery) (Run, error)
+
+	// ReadRun reads the first logs of a run that is not empty, in its order, until their bodies are size bytes or more; so
+	// one at least. visit is called for each, and keeps nothing of the body when it returns. After an error what was visited
+	// is void: CodeInvalidTopic once the topic was deleted, CodeCollected once GC took any log of the run.
+	ReadRun(ctx context.Context, run Run, size int, visit func(id ID, body []byte)) error
 
 	// Log answers the log that at names (BoundID or BoundSeq). Errors: CodeInvalidTopic, CodeLogNotFound, CodeCollected.
 	Log(ctx context.Context, topic string, at Bound) (Log, error)

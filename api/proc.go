@@ -345,6 +345,7 @@ func (p *Proc) SeekTo(start int64) error {
 type Failure struct {
 	Reason     string // told as lastError
 	Disable    bool   // the proc is disabled at once; under OnMaxContinue it is retried at the longest delay
+	Gone       bool   // the processor is no more: the proc is disabled at once, under OnMaxContinue too
 	RetryAfter int64  // ms to wait at least; when > 0, the attempt is not counted as a reclaim
 }
 
@@ -367,13 +368,12 @@ func (p *Proc) Fail(now int64, token string, f Failure) error {
 	default:
 		p.reclaim(now)
 	}
-	if f.Disable {
-		if p.OnMaxReclaimsReached == OnMaxContinue {
-			at := now + MaxDelay
-			p.NextAttemptAt = &at
-		} else {
-			p.Status = StatusDisabled
-		}
+	switch {
+	case f.Gone, f.Disable && p.OnMaxReclaimsReached == OnMaxDisable:
+		p.Status = StatusDisabled
+	case f.Disable:
+		at := now + MaxDelay
+		p.NextAttemptAt = &at
 	}
 	p.LastError = f.Reason
 	return nil

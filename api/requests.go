@@ -1,5 +1,10 @@
 package api
 
+import (
+	"maps"
+	"slices"
+)
+
 // ProcOptions are what a proc is created with. Absent members (nil, "") take the defaults.
 type ProcOptions struct {
 	Topic                string        `json:"topic,omitempty" empty:"invalid_topic_format"`
@@ -189,10 +194,12 @@ type Acked struct {
 	Next      *Claimed
 }
 
-// WaitRequest asks to wait until every named proc's lag is 0 at one instant. Procs nil: every active proc.
+// WaitRequest asks to wait until, at one instant, every named proc has acked everything, or everything up to its id in
+// UpTo. Procs nil: those of UpTo, or, where that is nil as well, every active proc.
 type WaitRequest struct {
-	Procs   []string `json:"procs,omitempty"`
-	Timeout *int64   `json:"timeout,omitempty"` // ms, 0 to 60,000; default 30,000
+	Procs   []string      `json:"procs,omitempty"`
+	UpTo    map[string]ID `json:"upTo,omitempty"`    // a proc's name → the id of the last log to wait for, which need not exist
+	Timeout *int64        `json:"timeout,omitempty"` // ms, 0 to 60,000; default 30,000
 }
 
 // DefaultWaitTimeout is in ms.
@@ -200,15 +207,42 @@ const DefaultWaitTimeout = 30_000
 
 // Validate answers the 400 that r deserves.
 func (r *WaitRequest) Validate() error {
-	if r.Procs != nil && len(r.Procs) == 0 {
-		return Errorf(CodeInvalidRequest, "procs is empty: leave it out to wait for every active proc")
+	names := r.Names()
+	if names != nil && len(names) == 0 {
+		return Errorf(CodeInvalidRequest, "no procs are named: leave procs and upTo out to wait for every active proc")
 	}
-	for _, name := range r.Procs {
+	named := make(map[string]bool, len(names))
+	for _, name := range names {
 		if err := CheckProc(name); err != nil {
 			return err
 		}
+		named[name] = true
+	}
+	for name := range r.UpTo {
+		if !named[name] {
+			return Errorf(CodeInvalidRequest, "upTo names proc %q, which is not among procs", clip(name))
+		}
 	}
 	return checkWait("timeout", r.Timeout)
+}
+
+// Names are the procs to wait for, in the order of the answer; nil: every active proc.
+func (r *WaitRequest) Names() []string {
+	if r.Procs == nil && r.UpTo != nil {
+		names := slices.AppendSeq(make([]string, 0, len(r.UpTo)), maps.Keys(r.UpTo)) // not nil where it is empty
+		slices.Sort(names)
+		return names
+	}
+	return r.Procs
+}
+
+// Met reports whether p has acked what r waits for: everything up to its id in r.UpTo, or, where it has none there,
+// everything. Of the id the seq decides, since timestamps never decrease along it.
+func (r *WaitRequest) Met(p *Proc) bool {
+	if id, ok := r.UpTo[p.Name]; ok {
+		return p.Position > id.Seq
+	}
+	return p.Lag == 0
 }
 
 // Waited is the answer to a WaitRequest.

@@ -55,8 +55,8 @@ type Procs interface {
 	DisableProc(ctx context.Context, name string) (Proc, error)
 	ResumeProc(ctx context.Context, name string) (Proc, error)
 
-	// Wait waits until every named proc's lag is 0 at one instant, or the time-out (Done false). Errors: CodeInvalidProc,
-	// CodeProcIsDisabled (also for one that is disabled, or goes, meanwhile).
+	// Wait waits until every named proc has acked what req waits for at one instant, or the time-out (Done false). Errors:
+	// CodeInvalidProc, CodeProcIsDisabled (also for one that is disabled, or goes, meanwhile).
 	Wait(ctx context.Context, req WaitRequest) (Waited, error)
 }
 

@@ -48,6 +48,9 @@ type Processor struct {
 // Limits of a processor.
 const (
 	DefaultWebhookTimeout = 10_000
+	DefaultInlineTimeout  = 1_000
+	MaxInlineTimeout      = 60_000
+	MaxInline             = 64 << 10 // bytes of an inline function
 	MaxProcessorHeaders   = 32
 )
 
@@ -84,6 +87,8 @@ func (p *Processor) Validate(reclaimTimeout int64) error {
 		return Errorf(CodeNoValidProcessor, "processor has a url or an inline function, not both")
 	case p.Inline != "" && len(p.Headers) > 0:
 		return Errorf(CodeNoValidProcessor, "headers belong to a url")
+	case len(p.Inline) > MaxInline:
+		return Errorf(CodeNoValidProcessor, "inline has at most %d bytes, this one has %d", MaxInline, len(p.Inline))
 	}
 	if p.URL != "" {
 		u, err := url.Parse(p.URL)
@@ -100,8 +105,12 @@ func (p *Processor) Validate(reclaimTimeout int64) error {
 		}
 	}
 	if t := p.Timeout; t != nil {
-		if *t < 1 || *t > MaxReclaimTimeout {
-			return Errorf(CodeInvalidRequest, "the processor's timeout is 1 to %d ms", int64(MaxReclaimTimeout))
+		most := int64(MaxReclaimTimeout)
+		if p.Inline != "" {
+			most = MaxInlineTimeout
+		}
+		if *t < 1 || *t > most {
+			return Errorf(CodeInvalidRequest, "the processor's timeout is 1 to %d ms", most)
 		}
 		if reclaimTimeout >= 0 && *t >= reclaimTimeout {
 			return Errorf(CodeInvalidRequest, "the processor's timeout is to be below reclaimTimeout (%d ms)", reclaimTimeout)
@@ -110,16 +119,20 @@ func (p *Processor) Validate(reclaimTimeout int64) error {
 	return nil
 }
 
-// CallTimeout is the time in ms that one call may take: the processor's own, else the smaller of 10 s and 80 % of
-// reclaimTimeout.
+// CallTimeout is the time in ms that one call may take: the processor's own, else the smaller of 10 s (inline: 1 s) and
+// 80 % of reclaimTimeout.
 func (p *Processor) CallTimeout(reclaimTimeout int64) int64 {
+	most := int64(DefaultWebhookTimeout)
+	if p.Inline != "" {
+		most = DefaultInlineTimeout
+	}
 	switch {
 	case p.Timeout != nil:
 		return *p.Timeout
 	case reclaimTimeout < 0:
-		return DefaultWebhookTimeout
+		return most
 	}
-	return max(1, min(DefaultWebhookTimeout, reclaimTimeout*8/10))
+	return max(1, min(most, reclaimTimeout*8/10))
 }
 
 // Redacted is p without what may be secret.
@@ -169,6 +182,9 @@ type SystemProcSpec struct {
 	MaxReclaims          *int          `json:"maxReclaims,omitempty"`
 	ReclaimTimeout       *int64        `json:"reclaimTimeout,omitempty"`
 	OnMaxReclaimsReached OnMaxReclaims `json:"onMaxReclaimsReached,omitempty" empty:"invalid_request"`
+
+	// Secret signs the calls of a webhook; "": the server generates one. It is not part of the definition that is kept.
+	Secret string `json:"secret,omitempty" empty:"invalid_request"`
 }
 
 // MaxSystemProcTopics is the most topics that from, and to, may name.
@@ -218,7 +234,17 @@ func (s *SystemProcSpec) Validate() error {
 	}
 	var p Proc
 	options.Apply(&p)
-	return s.Processor.Validate(p.ReclaimTimeout)
+	if err := s.Processor.Validate(p.ReclaimTimeout); err != nil {
+		return err
+	}
+	if s.Secret == "" {
+		return nil
+	}
+	if s.Processor.URL == "" {
+		return Errorf(CodeInvalidRequest, "secret belongs to a url")
+	}
+	_, err := SecretKey(s.Secret)
+	return err
 }
 
 // SystemProcPatch changes a systemProc; absent members stay as they are, the procs' positions and claims as well. From
@@ -272,12 +298,20 @@ type SystemProc struct {
 	Procs     []Proc    `json:"procs"`
 }
 
+// SystemProcMade is the answer to the creation of a systemProc.
+type SystemProcMade struct {
+	Procs  []Proc `json:"procs"`
+	Secret string `json:"secret,omitempty"` // the one that was generated for a webhook, told this once
+}
+
 // SystemProcs is the role of the store that keeps systemProcs.
 type SystemProcs interface {
-	// CreateSystemProc makes a systemProc and its procs; spec is valid. The same definition again changes nothing
-	// (created is false), one whose From list only gains topics adds their procs. Errors: CodeProcOptionsDiffer for any
-	// other definition, CodeProcNameNotUnique where a name is taken by a proc that is not the systemProc's, CodeCollected.
-	CreateSystemProc(ctx context.Context, spec SystemProcSpec) (sp SystemProc, created bool, err error)
+	// CreateSystemProc makes a systemProc and its procs; spec is valid. A secret is generated where none is given, also for
+	// an inline function, which is not told of it. The same definition again changes nothing (created is false), one whose
+	// From list only gains topics adds their procs. Errors: CodeProcOptionsDiffer for any other definition and for a given
+	// secret that is not the current one, CodeProcNameNotUnique where a name is taken by a proc that is not the
+	// systemProc's, CodeCollected.
+	CreateSystemProc(ctx context.Context, spec SystemProcSpec) (made SystemProcMade, created bool, err error)
 
 	// SystemProc answers one; CodeInvalidSystemProc.
 	SystemProc(ctx context.Context, name string) (SystemProc, error)
@@ -287,6 +321,9 @@ type SystemProcs interface {
 
 	// PatchSystemProc changes one; CodeInvalidSystemProc, and what CreateSystemProc answers.
 	PatchSystemProc(ctx context.Context, name string, patch SystemProcPatch) (SystemProc, error)
+
+	// RotateSecret gives one another secret, as Secrets.Rotate tells; r is valid. CodeInvalidSystemProc.
+	RotateSecret(ctx context.Context, name string, r SecretRotation) (RotatedSecret, error)
 
 	// DestroySystemProc destroys one with its procs, and answers it as it was; CodeInvalidSystemProc.
 	DestroySystemProc(ctx context.Context, name string) (SystemProc, error)
@@ -304,6 +341,8 @@ type Execution struct {
 	SystemProc     string
 	To             []string
 	Processor      Processor // not redacted
+	Count          int       // the proc's own, whatever the number of Logs
+	Secrets        []string  // those that sign it, as of the claim, newest first
 	ReclaimTimeout int64     // ms, -1 never
 	WebhookID      string    // the same for every attempt of this range, and for no other one
 }

@@ -225,6 +225,10 @@ func TestCalls(t *testing.T) {
 			return one(c.WaitForProcs(ctx, api.WaitRequest{}))
 		}, `POST /v1/wait {}`, 200, `{"done":true,"procs":[{"name":"p","lag":0}]}`,
 			api.Waited{Done: true, Procs: []api.ProcLag{{Name: "p"}}}},
+		{"WaitForProcs up to a log", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.WaitForProcs(ctx, api.WaitRequest{UpTo: map[string]api.ID{"p": id1}}))
+		}, `POST /v1/wait {"upTo":{"p":"1-1"}}`, 200, `{"done":true,"procs":[{"name":"p","lag":3}]}`,
+			api.Waited{Done: true, Procs: []api.ProcLag{{Name: "p", Lag: 3}}}},
 		{"WaitForProcs of none", func(ctx context.Context, c *client.Client) (any, error) {
 			return one(c.WaitForProcs(ctx, api.WaitRequest{Procs: []string{}, Timeout: new(int64(0))}))
 		}, `POST /v1/wait {"procs":[],"timeout":0}`, 400, problem(400, "invalid_request", ""), api.CodeInvalidRequest},
@@ -232,7 +236,19 @@ func TestCalls(t *testing.T) {
 			return two(c.SystemProc(ctx, api.SystemProcSpec{Name: "s", From: api.Names{List: []string{"a"}, Single: true},
 				To: api.Names{List: []string{"b"}}, Processor: &api.Processor{URL: "http://x/?a&b", Timeout: new(int64(5))}}))
 		}, `POST /v1/system-procs {"name":"s","from":"a","to":["b"],"processor":{"url":"http://x/?a\u0026b","timeout":5}}`, 201,
-			`{"procs":[` + procText + `]}`, pair{[]api.Proc{proc}, true}},
+			`{"procs":[` + procText + `],"secret":"whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`, pair{api.SystemProcMade{Procs: []api.Proc{proc}, Secret: "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}, true}},
+		{"SystemProc with a secret", func(ctx context.Context, c *client.Client) (any, error) {
+			return two(c.SystemProc(ctx, api.SystemProcSpec{Name: "s", From: api.Names{List: []string{"a"}},
+				Processor: &api.Processor{URL: "http://x/", Bare: true}, Secret: "whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"}))
+		}, `POST /v1/system-procs {"name":"s","from":["a"],"to":[],"processor":"http://x/","secret":"whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"}`, 200,
+			`{"procs":[` + procText + `]}`, pair{api.SystemProcMade{Procs: []api.Proc{proc}}, false}},
+		{"RotateSecret", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.RotateSecret(ctx, "s", api.SecretRotation{}))
+		}, `POST /v1/system-procs/s/rotate-secret {}`, 200, `{"secret":"whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","previousExpiresAt":9}`,
+			api.RotatedSecret{Secret: "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", PreviousExpiresAt: new(int64(9))}},
+		{"RotateSecret to one", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.RotateSecret(ctx, "s", api.SecretRotation{Secret: "whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB", Overlap: new(int64(0))}))
+		}, `POST /v1/system-procs/s/rotate-secret {"secret":"whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB","overlap":0}`, 200, `{"previousExpiresAt":null}`, api.RotatedSecret{}},
 		{"InspectSystemProc", func(ctx context.Context, c *client.Client) (any, error) { return one(c.InspectSystemProc(ctx, "s")) },
 			`GET /v1/system-procs/s`, 200, systemText, system},
 		{"InspectSystemProcs", func(ctx context.Context, c *client.Client) (any, error) {

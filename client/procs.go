@@ -149,12 +149,15 @@ func (c *Client) proc(ctx context.Context, method, path string, in any) (p api.P
 	return p, err
 }
 
-// WaitForProcs waits until every named proc's lag is 0 at one instant; Done is false when req.Timeout passed first. A
-// nil req.Procs means every active proc.
+// WaitForProcs waits until every named proc has acked everything, or everything up to its id in req.UpTo, at one instant;
+// Done is false when req.Timeout passed first. A nil req.Procs means those of req.UpTo, or every active proc.
 func (c *Client) WaitForProcs(ctx context.Context, req api.WaitRequest) (waited api.Waited, err error) {
 	in := map[string]any{}
 	if req.Procs != nil { // unlike an absent list, an empty one is refused
 		in["procs"] = req.Procs
+	}
+	if req.UpTo != nil {
+		in["upTo"] = req.UpTo
 	}
 	if req.Timeout != nil {
 		in["timeout"] = *req.Timeout
@@ -163,13 +166,20 @@ func (c *Client) WaitForProcs(ctx context.Context, req api.WaitRequest) (waited 
 	return waited, err
 }
 
-// SystemProc creates a systemProc, and answers its procs. The same definition again changes nothing; created is false.
-func (c *Client) SystemProc(ctx context.Context, spec api.SystemProcSpec) (procs []api.Proc, created bool, err error) {
-	var out struct {
-		Procs []api.Proc `json:"procs"`
-	}
-	resp, err := c.call(ctx, http.MethodPost, path("system-procs"), spec, &out)
-	return out.Procs, err == nil && resp.StatusCode == http.StatusCreated, err
+// SystemProc creates a systemProc, and answers its procs and the secret that signs its webhook's calls, where the server
+// generated that: it is told this once, RotateSecret gives another one. The same definition again changes nothing; created
+// is false.
+func (c *Client) SystemProc(ctx context.Context, spec api.SystemProcSpec) (made api.SystemProcMade, created bool, err error) {
+	resp, err := c.call(ctx, http.MethodPost, path("system-procs"), spec, &made)
+	return made, err == nil && resp.StatusCode == http.StatusCreated, err
+}
+
+// RotateSecret gives a systemProc another secret: the one given, else one that is generated and told this once. Those used
+// so far go on signing beside it for r.Overlap ms. The current one again changes nothing, so a rotation to a secret that
+// is given may be repeated.
+func (c *Client) RotateSecret(ctx context.Context, name string, r api.SecretRotation) (rotated api.RotatedSecret, err error) {
+	_, err = c.call(ctx, http.MethodPost, path("system-procs", name, "rotate-secret"), r, &rotated)
+	return rotated, err
 }
 
 // InspectSystemProc tells of a systemProc as it stands, with its procs.

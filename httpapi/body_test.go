@@ -35,6 +35,7 @@ var bodies = []struct {
 	{"POST", "/v1/wait", `{"procs":["p"]}`, true},
 	{"POST", "/v1/system-procs", `{"name":"s","from":"t","processor":"http://h/"}`, false},
 	{"PATCH", "/v1/system-procs/s", `{"to":"u"}`, true},
+	{"POST", "/v1/system-procs/s/rotate-secret", `{"overlap":0}`, true},
 	{"POST", "/v1/live-procs", `{"topic":"t","mode":"all"}`, false},
 	{"POST", "/v1/live-procs/n/cancel", `{}`, true},
 	{"POST", "/v1/gc", `{}`, true},
@@ -62,7 +63,11 @@ func willing(calls *int) *Server {
 			wait:     func(api.WaitRequest) (api.Waited, error) { *calls++; return api.Waited{}, nil },
 		},
 		SystemProcs: systemProcs{
-			create: func(api.SystemProcSpec) (api.SystemProc, bool, error) { *calls++; return api.SystemProc{}, true, nil },
+			create: func(api.SystemProcSpec) (api.SystemProcMade, bool, error) {
+				*calls++
+				return api.SystemProcMade{}, true, nil
+			},
+			rotate: func(string, api.SecretRotation) (api.RotatedSecret, error) { *calls++; return api.RotatedSecret{}, nil },
 			patch:  func(string, api.SystemProcPatch) (api.SystemProc, error) { *calls++; return api.SystemProc{}, nil },
 		},
 		LiveProcs: liveProcs{one: one, create: func(api.LiveProcSpec) (api.Proc, error) { *calls++; return api.Proc{}, nil }},

@@ -23,9 +23,11 @@ type ctx = context.Context
 
 type logs struct {
 	api.Logs
-	commit func([]api.NewLog, *api.IdempotencyKey) (api.Committed, error)
-	rng    func(string, api.RangeQuery) (api.Page, error)
-	log    func(string, api.Bound) (api.Log, error)
+	commit  func([]api.NewLog, *api.IdempotencyKey) (api.Committed, error)
+	rng     func(string, api.RangeQuery) (api.Page, error)
+	resolve func(string, api.RangeQuery) (api.Run, error)
+	read    func(ctx context.Context, run api.Run, size int, visit func(api.ID, []byte)) error
+	log     func(string, api.Bound) (api.Log, error)
 }
 
 func (d logs) Commit(_ context.Context, l []api.NewLog, k *api.IdempotencyKey) (api.Committed, error) {
@@ -33,6 +35,12 @@ func (d logs) Commit(_ context.Context, l []api.NewLog, k *api.IdempotencyKey) (
 }
 func (d logs) Range(_ context.Context, topic string, q api.RangeQuery) (api.Page, error) {
 	return d.rng(topic, q)
+}
+func (d logs) Resolve(_ context.Context, topic string, q api.RangeQuery) (api.Run, error) {
+	return d.resolve(topic, q)
+}
+func (d logs) ReadRun(ctx context.Context, run api.Run, size int, visit func(api.ID, []byte)) error {
+	return d.read(ctx, run, size, visit)
 }
 func (d logs) Log(_ context.Context, topic string, at api.Bound) (api.Log, error) {
 	return d.log(topic, at)
@@ -108,14 +116,18 @@ func (d procs) CreateProc(_ context.Context, n string, o api.ProcOptions) (api.P
 }
 
 type systemProcs struct {
-	create func(api.SystemProcSpec) (api.SystemProc, bool, error)
+	create func(api.SystemProcSpec) (api.SystemProcMade, bool, error)
+	rotate func(string, api.SecretRotation) (api.RotatedSecret, error)
 	list   func(after string, limit int) (api.SystemProcList, error)
 	patch  func(string, api.SystemProcPatch) (api.SystemProc, error)
 	one    func(what, name string) (api.SystemProc, error)
 }
 
-func (d systemProcs) CreateSystemProc(_ context.Context, s api.SystemProcSpec) (api.SystemProc, bool, error) {
+func (d systemProcs) CreateSystemProc(_ context.Context, s api.SystemProcSpec) (api.SystemProcMade, bool, error) {
 	return d.create(s)
+}
+func (d systemProcs) RotateSecret(_ context.Context, n string, r api.SecretRotation) (api.RotatedSecret, error) {
+	return d.rotate(n, r)
 }
 func (d systemProcs) SystemProc(_ context.Context, n string) (api.SystemProc, error) {
 	return d.one("get", n)
@@ -164,6 +176,7 @@ type streams func(what string, w http.ResponseWriter, r *http.Request) error
 func (d streams) Changes(w http.ResponseWriter, r *http.Request) error { return d("changes", w, r) }
 func (d streams) Live(w http.ResponseWriter, r *http.Request) error    { return d("live", w, r) }
 func (d streams) Tail(w http.ResponseWriter, r *http.Request) error    { return d("tail", w, r) }
+func (d streams) Admit(*http.Request) (func(), error)                  { return func() {}, nil }
 
 // answered is what a request was answered.
 type answered struct {

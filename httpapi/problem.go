@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -98,23 +99,46 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		cut(w)
 	}
 	p, e := problemOf(err)
-	switch {
-	case e.Code == api.CodeInternal:
-		logger.Error("request failed", "code", e.Code, "error", err)
-	case p.Status >= http.StatusInternalServerError:
-		logger.Warn("request failed", "code", e.Code, "error", err)
-	}
+	s.note(logger, p, err)
 	switch e.Code {
 	case api.CodeOverloaded, api.CodeUnavailable, api.CodeRateLimited:
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(max(1, seconds)), 10))
 	}
-	s.metrics.problems.WithLabelValues(string(e.Code)).Inc()
 	drain(w, r)
 	if err := respondAs(w, p.Status, "application/problem+json", p); err != nil {
 		logger.Debug("the client went away", "error", err)
 		cut(w)
 	}
+}
+
+// note logs and counts a problem.
+func (s *Server) note(logger *slog.Logger, p problem, err error) {
+	switch {
+	case p.Code == api.CodeInternal:
+		logger.Error("request failed", "code", p.Code, "error", err)
+	case p.Status >= http.StatusInternalServerError:
+		logger.Warn("request failed", "code", p.Code, "error", err)
+	}
+	s.metrics.problems.WithLabelValues(string(p.Code)).Inc()
+}
+
+// breakOff cuts an answer off that was begun and, because of err, cannot go on. Where it is the client that went away, it
+// leaves that to refuse.
+func (s *Server) breakOff(w http.ResponseWriter, r *http.Request, err error) error {
+	if r.Context().Err() != nil {
+		if err = context.Cause(r.Context()); api.CodeOf(err) == api.CodeInternal {
+			return err
+		}
+	}
+	p, _ := problemOf(err)
+	s.note(s.Logger.With("method", r.Method, "path", r.URL.Path), p, err)
+	if r.Context().Err() == nil { // what there was is the client's
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(pieceTimeout))
+		_ = http.NewResponseController(w).Flush()
+	}
+	w.(*recorder).status = p.Status
+	panic(http.ErrAbortHandler)
 }
 
 // cut ends the connection.

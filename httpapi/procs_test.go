@@ -143,18 +143,25 @@ func TestWait(t *testing.T) {
 	call(t, s, "POST", "/v1/wait", `{"procs":["a.b"]}`).wantsProblem(t, 400, api.CodeInvalidProcFormat)
 }
 
+const goodSecret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
 const specJSON = `{"name":"s","from":"a","processor":"http://h/"}`
 
 func TestSystemProcs(t *testing.T) {
 	var spec api.SystemProcSpec
 	var patch api.SystemProcPatch
-	created := true
+	var rotation api.SecretRotation
+	created, secret := true, "whsec_generated"
 	sp := api.SystemProc{Name: "s", From: api.Names{List: []string{"a"}, Single: true},
 		Processor: api.Processor{URL: "http://h/?a=1", Headers: map[string]string{"X": "[redacted]"}}, CreatedAt: 4}
 	s := New(Config{SystemProcs: systemProcs{
-		create: func(got api.SystemProcSpec) (api.SystemProc, bool, error) {
+		create: func(got api.SystemProcSpec) (api.SystemProcMade, bool, error) {
 			spec = got
-			return api.SystemProc{Procs: []api.Proc{freshProc("p")}}, created, nil
+			return api.SystemProcMade{Procs: []api.Proc{freshProc("p")}, Secret: secret}, created, nil
+		},
+		rotate: func(_ string, got api.SecretRotation) (api.RotatedSecret, error) {
+			rotation = got
+			return api.RotatedSecret{Secret: secret, PreviousExpiresAt: got.Overlap}, nil
 		},
 		patch: func(_ string, got api.SystemProcPatch) (api.SystemProc, error) { patch = got; return sp, nil },
 		one:   func(string, string) (api.SystemProc, error) { return sp, nil },
@@ -163,14 +170,24 @@ func TestSystemProcs(t *testing.T) {
 		},
 	}})
 	call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":["a","b"],"to":"c","count":5,"processor":{"url":"https://h/x","timeout":100,"headers":{"X-Key":"v"}}}`).
-		wants(t, 201, `{"procs":[`+procJSON+`]}`)
+		wants(t, 201, `{"procs":[`+procJSON+`],"secret":"whsec_generated"}`)
 	want := api.SystemProcSpec{Name: "s", From: api.Names{List: []string{"a", "b"}}, To: api.Names{List: []string{"c"}, Single: true}, Count: new(5),
 		Processor: &api.Processor{URL: "https://h/x", Timeout: new(int64(100)), Headers: map[string]string{"X-Key": "v"}}}
 	if diff := cmp.Diff(want, spec); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
 	}
-	created = false
-	call(t, s, "POST", "/v1/system-procs", specJSON).wants(t, 200, `{"procs":[`+procJSON+`]}`)
+	created, secret = false, ""
+	call(t, s, "POST", "/v1/system-procs", strings.Replace(specJSON, "{", `{"secret":"`+goodSecret+`",`, 1)).wants(t, 200, `{"procs":[`+procJSON+`]}`)
+	if spec.Secret != goodSecret {
+		t.Errorf("secret %q", spec.Secret)
+	}
+
+	call(t, s, "POST", "/v1/system-procs/s/rotate-secret", `{"secret":"`+goodSecret+`","overlap":0}`).wants(t, 200, `{"previousExpiresAt":0}`)
+	if diff := cmp.Diff(api.SecretRotation{Secret: goodSecret, Overlap: new(int64(0))}, rotation); diff != "" {
+		t.Errorf("rotation (-want +got):\n%s", diff)
+	}
+	secret = "whsec_generated"
+	call(t, s, "POST", "/v1/system-procs/s/rotate-secret", ``).wants(t, 200, `{"secret":"whsec_generated","previousExpiresAt":null}`)
 
 	const wire = `{"name":"s","from":"a","to":[],"processor":{"url":"http://h/?a=1","headers":{"X":"[redacted]"}},"createdAt":4,"procs":[]}`
 	call(t, s, "GET", "/v1/system-procs/s", "").wants(t, 200, wire)
@@ -216,19 +233,29 @@ func TestSystemProcRefusals(t *testing.T) {
 		{`{"name":"s","from":"a","processor":{"url":"http://h/","timeout":10000}}`, api.CodeInvalidRequest},
 		{`{"name":"s","from":"a","processor":{"url":"http://h/","nope":1}}`, api.CodeInvalidRequest},
 		{`{"name":"s","from":"a","processor":"http://h/","offset":"x"}`, api.CodeInvalidRangeOffset},
+		{`{"name":"s","from":"a","processor":"http://h/","secret":""}`, api.CodeInvalidRequest},
+		{`{"name":"s","from":"a","processor":"http://h/","secret":"x"}`, api.CodeInvalidRequest},
+		{`{"name":"s","from":"a","processor":"http://h/","secret":5}`, api.CodeInvalidRequest},
+		{`{"name":"s","from":"a","processor":{"inline":"() => 1"},"secret":"` + goodSecret + `"}`, api.CodeInvalidRequest},
+		{`{"name":"s","from":"a","processor":"nope","secret":"x"}`, api.CodeNoValidProcessor},
 	} {
 		call(t, s, "POST", "/v1/system-procs", c.body).wantsProblem(t, 400, c.code)
 	}
 	for body, code := range map[string]api.Code{
-		`{"name":"x"}`:       api.CodeInvalidRequest,
-		`{"offset":">"}`:     api.CodeInvalidRequest,
-		`{"from":[]}`:        api.CodeInvalidRequest,
-		`{"from":["a","a"]}`: api.CodeInvalidRequest,
-		`{"to":"a.b"}`:       api.CodeInvalidTopicFormat,
-		`{"count":0}`:        api.CodeInvalidRequest,
+		`{"name":"x"}`:                    api.CodeInvalidRequest,
+		`{"secret":"` + goodSecret + `"}`: api.CodeInvalidRequest,
+		`{"offset":">"}`:                  api.CodeInvalidRequest,
+		`{"from":[]}`:                     api.CodeInvalidRequest,
+		`{"from":["a","a"]}`:              api.CodeInvalidRequest,
+		`{"to":"a.b"}`:                    api.CodeInvalidTopicFormat,
+		`{"count":0}`:                     api.CodeInvalidRequest,
 		`{"reclaimTimeout":50,"processor":{"url":"http://h/","timeout":50}}`: api.CodeInvalidRequest,
 	} {
 		call(t, s, "PATCH", "/v1/system-procs/s", body).wantsProblem(t, 400, code)
+	}
+	for _, body := range []string{`{"secret":""}`, `{"secret":"x"}`, `{"secret":5}`, `{"secret":["` + goodSecret + `"]}`, `{"overlap":-1}`,
+		`{"overlap":2592000001}`, `{"overlap":"1"}`, `{"overlap":1.5}`, `{"Overlap":1}`, `{"overlap":1,"overlap":1}`, `{"previous":1}`, `null`, `[]`} {
+		call(t, s, "POST", "/v1/system-procs/s/rotate-secret", body).wantsProblem(t, 400, api.CodeInvalidRequest)
 	}
 	call(t, s, "PATCH", "/v1/system-procs/"+long, `{"from":["aaaaaaaaaa"]}`).wantsProblem(t, 400, api.CodeInvalidProcFormat)
 }
@@ -241,9 +268,9 @@ func TestProcessorsAreChecked(t *testing.T) {
 		}
 		return nil
 	}
-	s := New(Config{CheckProcessor: check, SystemProcs: systemProcs{create: func(spec api.SystemProcSpec) (api.SystemProc, bool, error) {
+	s := New(Config{CheckProcessor: check, SystemProcs: systemProcs{create: func(spec api.SystemProcSpec) (api.SystemProcMade, bool, error) {
 		got = spec.Processor
-		return api.SystemProc{}, true, nil
+		return api.SystemProcMade{}, true, nil
 	}}})
 	call(t, s, "POST", "/v1/system-procs", `{"name":"s","from":"a","processor":{"inline":"() => 1"}}`).wants(t, 201, `{"procs":[]}`)
 	if got.Inline != "() => 1" {

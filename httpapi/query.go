@@ -9,17 +9,17 @@ import (
 	"pipeproc/api"
 )
 
-// rangeQuery reads the query of a range of logs.
-func rangeQuery(q url.Values) (rq api.RangeQuery, err error) {
+// rangeQuery reads the query of a range of logs; limit, 1 to most, is absent's where it is left out or -1.
+func rangeQuery(q url.Values, absent, most int) (rq api.RangeQuery, err error) {
 	if rq.Start, err = bound(q, "start"); err != nil {
 		return rq, err
 	}
 	if rq.End, err = bound(q, "end"); err != nil {
 		return rq, err
 	}
-	rq.Limit = api.DefaultPageLogs
+	rq.Limit = absent
 	if q.Get("limit") != "-1" {
-		if rq.Limit, err = number(q, "limit", api.DefaultPageLogs, api.MaxPageLogs); err != nil {
+		if rq.Limit, err = number(q, "limit", absent, most); err != nil {
 			return rq, err
 		}
 	}

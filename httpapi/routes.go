@@ -13,7 +13,8 @@ func (s *Server) routes() {
 	get("/v1/topics/{topic}", s.topic)
 	del("/v1/topics/{topic}", s.deleteTopic, "force")
 	post("/v1/topics/{topic}/logs", s.commitBody)
-	get("/v1/topics/{topic}/logs", s.rangeLogs, "start", "end", "limit", "exclusive", "direction")
+	get("/v1/topics/{topic}/logs", s.rangeLogs, "start", "end", "limit", "exclusive", "direction",
+		"lastEventId")
 	get("/v1/topics/{topic}/logs/{id}", s.log)
 
 	post("/v1/claims", s.claimAny)
@@ -37,6 +38,7 @@ func (s *Server) routes() {
 	get("/v1/system-procs/{name}", s.systemProc)
 	patch("/v1/system-procs/{name}", s.patchSystemProc)
 	del("/v1/system-procs/{name}", s.destroySystemProc)
+	post("/v1/system-procs/{name}/rotate-secret", s.rotateSecret)
 
 	post("/v1/live-procs", s.createLiveProc)
 	del("/v1/live-procs/{name}", s.destroyLiveProc)

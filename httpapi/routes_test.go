@@ -44,6 +44,7 @@ var surface = []string{
 	"DELETE /v1/system-procs/{name}",
 	"GET /v1/system-procs/{name}",
 	"PATCH /v1/system-procs/{name}",
+	"POST /v1/system-procs/{name}/rotate-secret",
 	"GET /v1/tail",
 	"GET /v1/topics",
 	"DELETE /v1/topics/{topic}",

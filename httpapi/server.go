@@ -48,8 +48,12 @@ type Streams interface {
 	Changes(w http.ResponseWriter, r *http.Request) error
 	// Live serves GET /v1/topics/{topic}/live?mode=&count=&ttl=&lastEventId=.
 	Live(w http.ResponseWriter, r *http.Request) error
-	// Tail serves GET /v1/tail?topic=&start=&lastEventId=, where topic may be repeated.
+	// Tail serves GET /v1/tail?topic=&start=&lastEventId=, where topic may be repeated. Where the path names a topic
+	// (GET /v1/topics/{topic}/logs?start=&lastEventId=), that is the one to follow.
 	Tail(w http.ResponseWriter, r *http.Request) error
+	// Admit counts in a stream that is not of Server-Sent Events and not served here, so that the limits on streams hold for
+	// it as well: CodeRateLimited, CodeOverloaded, CodeUnavailable. done is to be called when it has ended.
+	Admit(r *http.Request) (done func(), err error)
 }
 
 // Metrics is where metrics are registered and gathered, as a *prometheus.Registry does it.

@@ -29,10 +29,9 @@ func (s *Server) createSystemProc(w http.ResponseWriter, r *http.Request) error 
 	if err := s.checkProcessor(spec.Processor); err != nil {
 		return err
 	}
-	sp, created, err := s.SystemProcs.CreateSystemProc(r.Context(), spec)
-	return respondUnless(err, w, statusCreated(created), struct {
-		Procs []api.Proc `json:"procs"`
-	}{listed(sp.Procs)})
+	made, created, err := s.SystemProcs.CreateSystemProc(r.Context(), spec)
+	made.Procs = listed(made.Procs)
+	return respondUnless(err, w, statusCreated(created), made)
 }
 
 // checkProcessor refuses a processor, unless there is none, that cannot run here.
@@ -78,6 +77,16 @@ func checkPatch(name string, patch api.SystemProcPatch) error {
 		widest.From = *patch.From
 	}
 	return patch.Apply(&widest)
+}
+
+// rotateSecret handles POST /v1/system-procs/{name}/rotate-secret.
+func (s *Server) rotateSecret(w http.ResponseWriter, r *http.Request) error {
+	var req api.SecretRotation
+	if err := decodeOptional(w, r, &req); err != nil {
+		return err
+	}
+	rotated, err := s.SystemProcs.RotateSecret(r.Context(), r.PathValue("name"), req)
+	return respondUnless(err, w, http.StatusOK, rotated)
 }
 
 // destroySystemProc handles DELETE /v1/system-procs/{name}.

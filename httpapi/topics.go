@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"net/http"
+	"net/url"
 
 	"pipeproc/api"
 )
@@ -37,9 +38,28 @@ func (s *Server) deleteTopic(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// rangeLogs handles GET /v1/topics/{topic}/logs.
+// rangeLogs handles GET /v1/topics/{topic}/logs: a page, all logs as lines, or a tail, as the Accept header asks for.
 func (s *Server) rangeLogs(w http.ResponseWriter, r *http.Request) error {
-	q, err := rangeQuery(r.URL.Query())
+	w.Header().Set("Vary", "Accept")
+	query := r.URL.Query()
+	form := accepted(r)
+	for name := range query {
+		if name != "start" && (form == asEvents) != (name == "lastEventId") {
+			return api.Errorf(api.CodeInvalidRequest, "parameter %q does not go with %s, which the Accept header asks for", name, form)
+		}
+	}
+	switch form {
+	case asEvents:
+		return s.Streams.Tail(w, r)
+	case asLines:
+		return s.sendLines(w, r, query)
+	}
+	return s.sendPage(w, r, query)
+}
+
+// sendPage answers a page of a range.
+func (s *Server) sendPage(w http.ResponseWriter, r *http.Request, query url.Values) error {
+	q, err := rangeQuery(query, api.DefaultPageLogs, api.MaxPageLogs)
 	if err != nil {
 		return err
 	}
@@ -54,7 +74,7 @@ func (s *Server) rangeLogs(w http.ResponseWriter, r *http.Request) error {
 		b.WriteString(`,"next":"` + page.Next.String() + `"`)
 	}
 	b.WriteString("}\n")
-	return send(w, http.StatusOK, "application/json", b.Bytes())
+	return send(w, http.StatusOK, asPage, b.Bytes())
 }
 
 // log handles GET /v1/topics/{topic}/logs/{id}.

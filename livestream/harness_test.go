@@ -34,6 +34,7 @@ type server struct {
 var statuses = map[api.Code]int{
 	api.CodeForbidden: 403, api.CodeInvalidTopic: 404, api.CodeInvalidProc: 404, api.CodeProcIsDisabled: 409,
 	api.CodeCollected: 410, api.CodeInvalidToneIDSearch: 416, api.CodeInternal: 500, api.CodeUnavailable: 503,
+	api.CodeRateLimited: 429, api.CodeOverloaded: 503,
 }
 
 func newServer(t *testing.T, m *memory, change ...func(*Config)) *server {
@@ -54,6 +55,7 @@ func newTimedServer(t *testing.T, m *memory, timeout time.Duration, change ...fu
 		"GET /v1/live-procs/{name}/changes": s.Changes,
 		"GET /v1/topics/{topic}/live":       s.Live,
 		"GET /v1/tail":                      s.Tail,
+		"GET /v1/topics/{topic}/logs":       s.Tail,
 	} {
 		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
 			if err := h(w, r); err != nil {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,10 @@ type Config struct {
 	Heartbeat    time.Duration // between two comments on a stream
 	WriteTimeout time.Duration // for each write; a client that does not read loses its connection
 	Retry        time.Duration // clients are told to come back after one to two times of it
+
+	// MaxStreams and MaxStreamsPerAddress are the most streams that are open at a time, in all and from one address of
+	// clients; 0: no limit.
+	MaxStreams, MaxStreamsPerAddress int
 }
 
 // Streams serves all streams of one server. Its three handlers return an error only while nothing is written yet.
@@ -49,6 +54,7 @@ type Streams struct {
 	ctx     context.Context // done when Close is called
 	cancel  context.CancelFunc
 	renewal time.Duration // of the leases of liveProcs' streams
+	limits  limits
 
 	mu        sync.Mutex
 	closed    bool
@@ -58,7 +64,7 @@ type Streams struct {
 	sse         *sse.Server
 	connections sync.Map // the id of an r3labs stream → its *connection
 
-	liveProcs, tails, followed atomic.Int64
+	liveProcs, tails, ranges, followed atomic.Int64
 }
 
 // New makes the streams of one server. Close ends them.
@@ -78,6 +84,7 @@ func New(c Config) *Streams {
 		}
 	}
 	s := &Streams{Config: c, followers: map[string]*follower{}, renewal: api.StreamLease / 3 * time.Millisecond}
+	s.limits = limits{most: c.MaxStreams, perAddress: c.MaxStreamsPerAddress, addresses: map[netip.Addr]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.sse = s.newSSE()
 	return s
@@ -98,12 +105,37 @@ func (s *Streams) Close() {
 type Stats struct {
 	LiveProcs int64 // streams of liveProcs
 	Tails     int64 // tails
+	Ranges    int64 // streams that are served elsewhere, see Admit
 	Followed  int64 // topics that tails follow
 }
 
 // Stats may be called at any time.
 func (s *Streams) Stats() Stats {
-	return Stats{LiveProcs: s.liveProcs.Load(), Tails: s.tails.Load(), Followed: s.followed.Load()}
+	return Stats{LiveProcs: s.liveProcs.Load(), Tails: s.tails.Load(), Ranges: s.ranges.Load(), Followed: s.followed.Load()}
+}
+
+// Admit counts in a stream that is served elsewhere, so that the limits hold for it, too; Close does not wait for it. done
+// is to be called once, when it has ended. Errors: CodeRateLimited, CodeOverloaded, CodeUnavailable.
+func (s *Streams) Admit(r *http.Request) (done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.admit(r, &s.ranges)
+}
+
+// admit counts a stream in, or refuses it. s.mu is held.
+func (s *Streams) admit(r *http.Request, gauge *atomic.Int64) (done func(), err error) {
+	if s.closed {
+		return nil, shuttingDown()
+	}
+	release, err := s.limits.take(r)
+	if err != nil {
+		return nil, err
+	}
+	gauge.Add(1)
+	return func() {
+		gauge.Add(-1)
+		release()
+	}, nil
 }
 
 // begin counts a stream in. Its context is done when the client is gone, at the planned disconnect and at Close; done is
@@ -111,18 +143,18 @@ func (s *Streams) Stats() Stats {
 func (s *Streams) begin(r *http.Request, gauge *atomic.Int64) (ctx context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, nil, shuttingDown()
+	leave, err := s.admit(r, gauge)
+	if err != nil {
+		return nil, nil, err
 	}
 	s.open.Add(1)
-	gauge.Add(1)
 	age := s.MaxAge - time.Duration(rand.Int64N(int64(s.MaxAge)/5+1)) // jittered: clients are not to come back in a herd
 	ctx, cancel := context.WithTimeout(r.Context(), age)
 	stop := context.AfterFunc(s.ctx, cancel)
 	return ctx, func() {
 		stop()
 		cancel()
-		gauge.Add(-1)
+		leave()
 		s.open.Done()
 	}, nil
 }

@@ -26,13 +26,21 @@ const (
 // of them asks for, a gap event tells so.
 //
 // Errors: CodeInvalidRequest, CodeInvalidTopicFormat, and for a start of a range what a range answers, but for
-// CodeCollected.
+// CodeCollected. CodeRateLimited, CodeOverloaded: a limit on streams.
+//
+// Where the path names a topic (GET /v1/topics/{topic}/logs), that one is followed, and the query has none.
 func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
-	q, err := queryOf(r, "topic", "start", "lastEventId")
+	takes, topics := []string{"start", "lastEventId"}, []string{r.PathValue("topic")}
+	if topics[0] == "" {
+		takes, topics = append(takes, "topic"), nil
+	}
+	q, err := queryOf(r, takes...)
 	if err != nil {
 		return err
 	}
-	topics := q["topic"]
+	if topics == nil {
+		topics = q["topic"]
+	}
 	if err := checkTopics(topics); err != nil {
 		return err
 	}

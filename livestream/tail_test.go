@@ -585,3 +585,32 @@ func FuzzCursor(f *testing.F) {
 		}
 	})
 }
+
+// The topic may stand in the path, alone.
+func TestTailOfTheTopicInThePath(t *testing.T) {
+	m := newMemory()
+	s := newServer(t, m)
+	m.fill("a", 2)
+	tail := s.open(t, "/v1/topics/a/logs?start=earliest", "")
+	first := tail.next("log")
+	if !strings.HasPrefix(first.Data, `{"topic":"a",`) {
+		t.Error(first.Data)
+	}
+	second := tail.next("log")
+	for _, again := range []*stream{
+		s.open(t, "/v1/topics/a/logs?start=earliest", first.ID),
+		s.open(t, "/v1/topics/a/logs?lastEventId="+escape(first.ID), ""),
+		s.open(t, "/v1/tail?topic=a", first.ID), // the ids are the same on both routes
+	} {
+		if e := again.next("log"); e.Data != second.Data {
+			t.Errorf("%s, want %s", e.Data, second.Data)
+		}
+	}
+	later := s.open(t, "/v1/topics/b/logs", "")
+	m.commit("b", "{}")
+	later.next("log")
+	for _, query := range []string{"topic=a", "topic=b", "end=:1", "limit=1", "exclusive=true", "direction=reverse", "start=:0&start=:0"} {
+		s.refused(t, "/v1/topics/a/logs?"+query, "", 400, api.CodeInvalidRequest)
+	}
+	s.refused(t, "/v1/topics/a/logs?start=x", "", 400, api.CodeInvalidRangeOffset)
+}

@@ -160,18 +160,21 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 	b.queueKeys(q, n)
 	if len(n.procs) > 0 {
 		names := sortedKeys(n.procs)
-		// With the definition, so that an execution needs no read of its own, which could fail once the claim is made.
-		q.Queue(b.store.q("SELECT "+procColumns+`, coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
+		// With the definition and its secrets, so that an execution needs no read of its own, which could fail once the
+		// claim is made.
+		q.Queue(b.store.q("SELECT "+procColumns+`,
+				coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
+				coalesce((SELECT secrets FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
 				CASE WHEN kind = 'live' THEN coalesce((SELECT open_until FROM ns.live_streams WHERE proc_id = id AND instance <> ''), 0)
 					ELSE 0 END
 			FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE`), names).
 			Query(func(rows pgx.Rows) error {
-				var spec string
+				var spec, secrets string
 				var openUntil int64
 				return eachProc(rows, func(p *procRow) {
-					p.spec, p.openUntil = spec, openUntil
+					p.spec, p.secrets, p.openUntil = spec, secrets, openUntil
 					b.procs[p.Name] = p
-				}, &spec, &openUntil)
+				}, &spec, &secrets, &openUntil)
 			})
 	}
 	if len(n.topics) > 0 {
@@ -204,7 +207,7 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 		if topic := b.byID[p.TopicID]; topic == nil || p.gone(b.now) {
 			delete(b.procs, name)
 		} else {
-			p.Topic = topic.name
+			p.Topic, p.readAt = topic.name, b.now
 			if p.Expire(b.now) {
 				b.changed[p] = struct{}{}
 			}

@@ -85,18 +85,17 @@ func catalog(tb testing.TB, conn *pgx.Conn, schema string) []string {
 	return list
 }
 
-func TestMigrationsGoUpAndDown(t *testing.T) {
-	t.Parallel()
-	url := pgtest.EmptyDatabase(t)
-	conn := outsider(t, url)
-	mustExec(t, conn, "CREATE SCHEMA pipeproc_default")
+// steps are the migrations of the default namespace of an empty database, none of them done.
+func steps(t *testing.T, url string) *migrate.Migrate {
+	t.Helper()
+	mustExec(t, outsider(t, url), "CREATE SCHEMA pipeproc_default")
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.RuntimeParams["search_path"] = "pipeproc_default"
 	db := stdlib.OpenDB(*config)
-	defer db.Close()
+	t.Cleanup(func() { db.Close() })
 	driver, err := migratepgx.WithInstance(db, &migratepgx.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +108,15 @@ func TestMigrationsGoUpAndDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func TestMigrationsGoUpAndDown(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyDatabase(t)
+	conn := outsider(t, url)
+	m := steps(t, url)
 
 	// Each step alone: what it does, its other half undoes.
 	var before [][]string
@@ -146,6 +153,44 @@ func TestMigrationsGoUpAndDown(t *testing.T) {
 	}
 	s, _ := openWith(t, pgstore.Config{URL: url}) // nothing to do
 	mustCommit(t, s, logs("t", `[]`)...)
+}
+
+// TestMigrationGivesSecrets: each systemProc that is there already gets a secret of its own, and so does one that a server
+// of the version before makes later.
+func TestMigrationGivesSecrets(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyDatabase(t)
+	conn := outsider(t, url)
+	m := steps(t, url)
+	if err := m.Steps(1); err != nil {
+		t.Fatal(err)
+	}
+	const insert = `INSERT INTO pipeproc_default.system_procs (name, spec, created_at)
+		VALUES ($1, '{"name":"' || $1 || '","from":"t","processor":"http://example.invalid/"}', 1)`
+	mustExec(t, conn, insert, "a")
+	mustExec(t, conn, insert, "b")
+	if err := m.Steps(1); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, conn, insert, "c")
+
+	s, _ := openWith(t, pgstore.Config{URL: url})
+	mustCommit(t, s, logs("t", `[]`)...)
+	seen := map[string]bool{}
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := s.PatchSystemProc(t.Context(), name, api.SystemProcPatch{}); err != nil { // makes its proc
+			t.Fatal(err)
+		}
+		e, err := s.ClaimJob(t.Context(), name, name)
+		if err != nil || e == nil || len(e.Secrets) != 1 {
+			t.Fatalf("%s: %+v, %v", name, e, err)
+		}
+		key, err := api.SecretKey(e.Secrets[0])
+		if err != nil || len(key) != 32 || seen[e.Secrets[0]] {
+			t.Errorf("%s: %q, %d bytes, %v", name, e.Secrets[0], len(key), err)
+		}
+		seen[e.Secrets[0]] = true
+	}
 }
 
 func TestSchemasThatAreRefused(t *testing.T) {

@@ -388,6 +388,7 @@ func (r *rig) stepRange(t *rapid.T) {
 	exclusive, reverse := rapid.Bool().Draw(t, "exclusive"), rapid.Bool().Draw(t, "reverse")
 	limit := pick(t, "limit", 1000, 1, 2, 3)
 	r.pages(t, topic, start, end, exclusive, reverse, limit)
+	r.run(t, topic, start, end, exclusive, reverse, limit)
 }
 
 // pages reads all the pages of a range.
@@ -404,6 +405,35 @@ func (r *rig) pages(t *rapid.T, topic string, start, end place, exclusive, rever
 			start = place{form: 'i', ts: got.Next.TS, seq: got.Next.Seq}
 		}
 	}
+}
+
+// run reads the same range as a run, which is as long as the limit.
+func (r *rig) run(t *rapid.T, topic string, start, end place, exclusive, reverse bool, limit int) {
+	run, err := r.store.Resolve(t.Context(), topic, api.RangeQuery{Start: bound(t, start), End: bound(t, end), Exclusive: exclusive,
+		Reverse: reverse, Limit: limit})
+	want, e := r.rangeOf(topic, start, end, exclusive, reverse, limit)
+	if refused(t, e, err) {
+		return
+	}
+	for next := want.Next; next != nil && len(want.Logs) < limit; { // pages end by size as well, a run does not
+		page, _ := r.rangeOf(topic, place{form: 'i', ts: next.TS, seq: next.Seq}, end, exclusive, reverse, limit-len(want.Logs))
+		want.Logs, next = append(want.Logs, page.Logs...), page.Next
+	}
+	logs, size := []api.Log{}, pick(t, "size", 1<<20, 1, 30)
+	for run.Len() > 0 {
+		before, bytes := len(logs), 0
+		if err := r.store.ReadRun(t.Context(), run, size, func(id api.ID, body []byte) {
+			logs = append(logs, api.Log{ID: id, Body: slices.Clone(json.RawMessage(body))})
+			bytes += len(body)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		last := logs[len(logs)-1]
+		if run = run.After(last.ID.Seq); len(logs) == before || bytes-len(last.Body) >= size || bytes < size && run.Len() > 0 {
+			t.Fatalf("a read of %d bytes answered %d in %d logs, %d are left", size, bytes, len(logs)-before, run.Len())
+		}
+	}
+	same(t, fmt.Sprintf("run of %s from %q to %q", topic, start, end), want.Logs, logs)
 }
 
 func bound(t *rapid.T, p place) api.Bound {

@@ -13,9 +13,13 @@ type procRow struct {
 	TTL          int64  // of a liveProc; -1 never
 	ExpiresAt    *int64 // of a liveProc; nil never
 
-	spec      string // of the systemProc, as JSON; known in batches alone
-	openUntil int64  // the lease of the liveProc's stream, 0 without one; known in batches alone
-	reclaims  int    // as the row has it
+	reclaims int // as the row has it
+
+	// In batches alone: of the systemProc, as JSON, and the time by which that holds; the lease of the liveProc's stream, 0
+	// without one.
+	spec, secrets string
+	readAt        int64
+	openUntil     int64
 }
 
 // gone reports whether p is a liveProc that has expired: it counts as unknown, and the sweep removes it.

@@ -22,38 +22,41 @@ func (s *Store) topicState(ctx context.Context, q querier, name string) (id int6
 	return id, t, err
 }
 
-// Range implements api.Logs.
-func (s *Store) Range(ctx context.Context, topic string, q api.RangeQuery) (page api.Page, err error) {
+// resolve finds the run of logs that a range means.
+func (s *Store) resolve(ctx context.Context, tx querier, topic string, q api.RangeQuery) (api.Run, error) {
 	low, high := q.Start, q.End
 	if q.Reverse {
 		low, high = high, low
 	}
+	id, t, err := s.topicState(ctx, tx, topic)
+	if err != nil {
+		return api.Run{}, err
+	}
+	from, to, err := t.Resolve(low, high, q.Exclusive, s.search(ctx, tx, id, t))
+	return api.Run{TopicID: id, From: from, To: to, Reverse: q.Reverse}, err
+}
+
+// Range implements api.Logs.
+func (s *Store) Range(ctx context.Context, topic string, q api.RangeQuery) (page api.Page, err error) {
 	err = s.readTx(ctx, func(tx pgx.Tx) error {
-		id, t, err := s.topicState(ctx, tx, topic)
+		run, err := s.resolve(ctx, tx, topic, q)
 		if err != nil {
 			return err
 		}
-		from, to, err := t.Resolve(low, high, q.Exclusive, s.search(ctx, tx, id, t))
-		if err != nil {
-			return err
-		}
-		page, err = s.page(ctx, tx, id, from, to, q)
+		page, err = s.page(ctx, tx, run, q)
 		return err
 	})
 	return page, err
 }
 
-// page reads one page of the seqs [from, to).
-func (s *Store) page(ctx context.Context, q querier, topic, from, to int64, query api.RangeQuery) (api.Page, error) {
+// page reads the first page of a run.
+func (s *Store) page(ctx context.Context, q querier, run api.Run, query api.RangeQuery) (api.Page, error) {
 	page := api.Page{Logs: []api.Log{}}
-	if from >= to {
+	if run.Len() == 0 {
 		return page, nil
 	}
-	first, beyond := from, min(to, from+int64(query.Limit))
-	if query.Reverse {
-		first, beyond = max(from, to-int64(query.Limit)), to
-	}
-	logs, err := s.readLogs(ctx, q, topic, first, beyond, query.Reverse)
+	first := run.First(int64(query.Limit))
+	logs, err := s.readLogs(ctx, q, run.TopicID, first.From, first.To, run.Reverse)
 	if err != nil {
 		return page, err
 	}
@@ -62,17 +65,17 @@ func (s *Store) page(ctx context.Context, q querier, topic, from, to int64, quer
 	}
 	page.Logs = logs
 	last := logs[len(logs)-1].ID
-	following := last.Seq + 1
-	if query.Reverse {
-		following = last.Seq - 1
-	}
+	left := run.After(last.Seq)
 	switch {
-	case following < from || following >= to:
+	case left.Len() == 0:
 	case query.Exclusive:
 		page.Next = &last
 	default:
-		next := api.ID{Seq: following}
-		err = q.QueryRow(ctx, s.q("SELECT ts FROM ns.logs WHERE topic_id = $1 AND seq = $2"), topic, following).Scan(&next.TS)
+		next := api.ID{Seq: left.From}
+		if run.Reverse {
+			next.Seq = left.To - 1
+		}
+		err = q.QueryRow(ctx, s.q("SELECT ts FROM ns.logs WHERE topic_id = $1 AND seq = $2"), run.TopicID, next.Seq).Scan(&next.TS)
 		page.Next = &next
 	}
 	return page, err

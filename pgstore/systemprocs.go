@@ -113,7 +113,12 @@ func (s *Store) SystemProcs(ctx context.Context, after string, limit int) (list 
 }
 
 // CreateSystemProc implements api.SystemProcs.
-func (s *Store) CreateSystemProc(ctx context.Context, spec api.SystemProcSpec) (sp api.SystemProc, created bool, err error) {
+func (s *Store) CreateSystemProc(ctx context.Context, spec api.SystemProcSpec) (made api.SystemProcMade, created bool, err error) {
+	secret := spec.Secret
+	if secret == "" {
+		secret = api.NewSecret()
+	}
+	var sp api.SystemProc
 	var changed []*procRow
 	err = s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		changed, created = nil, false
@@ -130,17 +135,15 @@ func (s *Store) CreateSystemProc(ctx context.Context, spec api.SystemProcSpec) (
 			if !extends(rows[0].spec, spec) {
 				return api.Errorf(api.CodeProcOptionsDiffer, "systemProc %q exists with another definition; PATCH changes it", spec.Name)
 			}
+			if err := s.checkSecret(ctx, tx, id, spec); err != nil {
+				return err
+			}
 			if err := s.writeSystemProc(ctx, tx, id, spec); err != nil {
 				return err
 			}
 		} else {
 			created = true
-			text, err := json.Marshal(spec)
-			if err != nil {
-				return err
-			}
-			if err := tx.QueryRow(ctx, s.q("INSERT INTO ns.system_procs (name, spec, created_at) VALUES ($1, $2, ns.now_ms()) RETURNING id"),
-				spec.Name, text).Scan(&id); err != nil {
+			if id, err = s.insertSystemProc(ctx, tx, spec, secret); err != nil {
 				return err
 			}
 		}
@@ -151,9 +154,13 @@ func (s *Store) CreateSystemProc(ctx context.Context, spec api.SystemProcSpec) (
 		return err
 	})
 	if err != nil {
-		return api.SystemProc{}, false, err
+		return api.SystemProcMade{}, false, err
 	}
-	return sp, created, s.definitionsChanged(ctx, changed)
+	made.Procs = sp.Procs
+	if created && spec.Secret == "" && spec.Processor.URL != "" {
+		made.Secret = secret
+	}
+	return made, created, s.definitionsChanged(ctx, changed)
 }
 
 // definitionsChanged wakes up whoever runs systemProcs, on every server.
@@ -215,13 +222,33 @@ func (s *Store) createProcsOf(ctx context.Context, tx pgx.Tx, id int64, spec api
 	return made, nil
 }
 
+// definition is the text that is kept of a definition: all but the secret, which has a column of its own.
+func definition(spec api.SystemProcSpec) ([]byte, error) {
+	spec.Secret = ""
+	return json.Marshal(spec)
+}
+
+func (s *Store) insertSystemProc(ctx context.Context, tx pgx.Tx, spec api.SystemProcSpec, secret string) (id int64, err error) {
+	text, err := definition(spec)
+	if err != nil {
+		return 0, err
+	}
+	secrets, err := json.Marshal(api.Secrets{{Secret: secret}})
+	if err != nil {
+		return 0, err
+	}
+	err = tx.QueryRow(ctx, s.q(`INSERT INTO ns.system_procs (name, spec, secrets, created_at)
+		VALUES ($1, $2, $3, ns.now_ms()) RETURNING id`), spec.Name, text, secrets).Scan(&id)
+	return id, err
+}
+
 // writeSystemProc writes a changed definition; one without topics goes.
 func (s *Store) writeSystemProc(ctx context.Context, tx pgx.Tx, id int64, spec api.SystemProcSpec) error {
 	if len(spec.From.List) == 0 {
 		_, err := tx.Exec(ctx, s.q("DELETE FROM ns.system_procs WHERE id = $1"), id)
 		return err
 	}
-	text, err := json.Marshal(spec)
+	text, err := definition(spec)
 	if err != nil {
 		return err
 	}
@@ -382,8 +409,12 @@ func execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
 	if err := json.Unmarshal([]byte(p.spec), &spec); err != nil {
 		return nil, err
 	}
+	secrets, err := parseSecrets(p.secrets)
+	if err != nil {
+		return nil, err
+	}
 	return &api.Execution{Claimed: *claimed, SystemProc: spec.Name, To: spec.To.List, Processor: *spec.Processor,
-		ReclaimTimeout: p.ReclaimTimeout, WebhookID: p.WebhookID()}, nil
+		Count: p.Count, Secrets: secrets.Signing(p.readAt), ReclaimTimeout: p.ReclaimTimeout, WebhookID: p.WebhookID()}, nil
 }
 
 // AckJob implements api.Jobs.

@@ -23,7 +23,7 @@ func (s *Store) Wait(ctx context.Context, req api.WaitRequest) (api.Waited, erro
 		}
 	}()
 	for {
-		waited, err := s.lags(ctx, req.Procs)
+		waited, err := s.lags(ctx, &req)
 		if err != nil || waited.Done || !time.Now().Before(deadline) {
 			return waited, err
 		}
@@ -50,9 +50,10 @@ func (s *Store) Wait(ctx context.Context, req api.WaitRequest) (api.Waited, erro
 	}
 }
 
-// lags answers the lag of each proc at one instant, that of the one statement. names nil: every active proc.
-func (s *Store) lags(ctx context.Context, names []string) (api.Waited, error) {
+// lags answers the lag of each proc, and whether all have what is waited for, at one instant: that of the one statement.
+func (s *Store) lags(ctx context.Context, req *api.WaitRequest) (api.Waited, error) {
 	w := api.Waited{Done: true, Procs: []api.ProcLag{}}
+	names := req.Names()
 	all := names == nil
 	rows, err := s.readProcs(ctx, s.pool, "($1 OR p.name = ANY($2)) ORDER BY p.name", all, names)
 	if err != nil {
@@ -75,7 +76,7 @@ func (s *Store) lags(ctx context.Context, names []string) (api.Waited, error) {
 			return w, api.Errorf(api.CodeProcIsDisabled, "proc %q is disabled: it would never complete", name)
 		}
 		w.Procs = append(w.Procs, api.ProcLag{Name: name, Lag: p.Lag})
-		w.Done = w.Done && p.Lag == 0
+		w.Done = w.Done && req.Met(&p.Proc)
 	}
 	return w, nil
 }

@@ -20,7 +20,7 @@ const commitType = "application/vnd.pipeproc.commit+json"
 // A Retry-After is taken as it is between these. Below, an answer that is not counted would be asked for without end.
 const (
 	minRetryAfter = time.Second
-	maxRetryAfter = time.Hour
+	maxRetryAfter = api.MaxReclaimTimeout * time.Millisecond
 )
 
 // refusal is what the answer's status says against the attempt; nil for 2xx.
@@ -30,15 +30,17 @@ func refusal(resp *http.Response, now time.Time) *attemptError {
 	}
 	f := failed(nil, fmt.Sprintf("the processor answered %d", resp.StatusCode))
 	switch resp.StatusCode {
-	case http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusGone:
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		f.Disable = true
+	case http.StatusGone:
+		f.Gone = true
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		f.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), now)
 	}
 	return f
 }
 
-// retryAfter reads seconds, or an HTTP date, into ms; 0 when there is neither.
+// retryAfter reads seconds, or an HTTP date, into ms, and never less than asked for; 0 when there is neither.
 func retryAfter(value string, now time.Time) int64 {
 	var after time.Duration
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
@@ -48,7 +50,8 @@ func retryAfter(value string, now time.Time) int64 {
 	} else {
 		return 0
 	}
-	return min(max(after, minRetryAfter), maxRetryAfter).Milliseconds()
+	after = min(max(after, minRetryAfter), maxRetryAfter)
+	return (after + time.Millisecond - 1).Milliseconds()
 }
 
 // output turns the body of a 2xx into the logs to commit: none for null, [] and nothing at all. to is not empty.

@@ -78,13 +78,13 @@ func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again boo
 	case errors.Is(err, errLost):
 		r.lose(e)
 	case errors.As(err, &f):
-		r.fail(e, expiry, f)
+		r.fail(e, expiry, a.trace, f)
 	case err != nil:
-		r.fail(e, expiry, failed(err, "the processor could not be run"))
+		r.fail(e, expiry, a.trace, failed(err, "the processor could not be run"))
 	case a.later:
 		r.metrics.count(deferred)
 	default:
-		return r.ack(e, expiry, a.logs)
+		return r.ack(e, expiry, a)
 	}
 	return nil, false
 }
@@ -103,11 +103,11 @@ func (r *run) process(e *api.Execution, s *seat) (answer, error) {
 }
 
 // ack commits the output. An answer in hand is committed also while the workers stop.
-func (r *run) ack(e *api.Execution, expiry time.Time, logs []api.NewLog) (next *api.Execution, again bool) {
+func (r *run) ack(e *api.Execution, expiry time.Time, a answer) (next *api.Execution, again bool) {
 	others := r.turns.contended()
 	goOn := !others && r.taking.Err() == nil
 	err := r.settle(expiry, func() (err error) {
-		next, err = r.Jobs.AckJob(r.store, e.Proc, e.Claim.Token, logs, goOn)
+		next, err = r.Jobs.AckJob(r.store, e.Proc, e.Claim.Token, a.logs, goOn)
 		return err
 	})
 	switch code := api.CodeOf(err); {
@@ -125,7 +125,7 @@ func (r *run) ack(e *api.Execution, expiry time.Time, logs []api.NewLog) (next *
 		if errors.As(err, &refused) && code != api.CodeInternal {
 			reason += ": " + refused.Message
 		}
-		r.fail(e, expiry, failed(err, reason))
+		r.fail(e, expiry, a.trace, failed(err, reason))
 	}
 	return nil, false
 }
@@ -136,11 +136,11 @@ func (r *run) lose(e *api.Execution) {
 	r.Logger.Info("systemProcs: a claim was lost before the answer came", "proc", e.Proc, "attempt", e.Claim.Attempt)
 }
 
-// fail tells of a failed attempt.
-func (r *run) fail(e *api.Execution, expiry time.Time, f *attemptError) {
+// fail tells of a failed attempt; trace is the id that its call was traced under.
+func (r *run) fail(e *api.Execution, expiry time.Time, trace string, f *attemptError) {
 	r.metrics.count(failing)
-	r.Logger.Info("systemProcs: an attempt failed", "proc", e.Proc, "attempt", e.Claim.Attempt, "reason", f.Reason,
-		"cause", f.cause)
+	r.Logger.Info("systemProcs: an attempt failed", "proc", e.Proc, "attempt", e.Claim.Attempt, "trace", trace,
+		"reason", f.Reason, "cause", f.cause)
 	r.giveBack(e, expiry, func() error { return r.Jobs.FailJob(r.store, e.Proc, e.Claim.Token, f.Failure) })
 }
 

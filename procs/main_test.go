@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,10 +17,20 @@ import (
 
 func TestMain(m *testing.M) {
 	// Nobody listens there: a webhook that asked the environment's proxy would fail in every test.
-	if err := os.Setenv("HTTP_PROXY", "http://127.0.0.1:1"); err != nil {
-		panic(err)
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		for _, name := range []string{name, strings.ToLower(name)} {
+			if err := os.Setenv(name, "http://127.0.0.1:1"); err != nil {
+				panic(err)
+			}
+		}
 	}
-	goleak.VerifyTestMain(m)
+	for _, name := range []string{"NO_PROXY", "no_proxy"} {
+		if err := os.Unsetenv(name); err != nil {
+			panic(err)
+		}
+	}
+	// The clock of the expressions that inline functions match lives on for a while.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/dlclark/regexp2/v2.runClock"))
 }
 
 // network is HTTP servers without a network: connections are pipes, so that time stands still in a synctest bubble while
@@ -27,6 +38,8 @@ func TestMain(m *testing.M) {
 type network struct {
 	mu    sync.Mutex
 	hosts map[string]chan net.Conn
+
+	logger *slog.Logger // of the workers; nil: none
 }
 
 // serve answers http://host/ until the test ends.
@@ -105,7 +118,10 @@ func work(t *testing.T, m *memory, n *network, c Config) (stop func()) {
 func run1(ctx context.Context, t *testing.T, m *memory, n *network, c Config) <-chan struct{} {
 	t.Helper()
 	c.Jobs, c.Watcher, c.Dial = m, m, n.dial
-	c.Logger = slog.New(slog.DiscardHandler)
+	c.Logger = n.logger
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 	w := New(c)
 	ended := make(chan struct{})
 	go func() {

@@ -35,6 +35,7 @@ type job struct {
 	api.Proc
 	to        []string
 	processor api.Processor
+	secrets   []string
 	turn      int // number of the last claim
 }
 
@@ -46,7 +47,7 @@ func newMemory() *memory {
 func (m *memory) system(name, from string, to []string, url string, edits ...func(*job)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	j := &job{to: to, processor: api.Processor{URL: url}}
+	j := &job{to: to, processor: api.Processor{URL: url}, secrets: []string{api.NewSecret()}}
 	(&api.ProcOptions{Topic: from}).Apply(&j.Proc)
 	j.Name, j.Topic, j.Kind, j.Status, j.ID = name, from, api.KindSystem, api.StatusActive, int64(len(m.jobs)+1)
 	for _, edit := range edits {
@@ -216,7 +217,7 @@ func (m *memory) execution(j *job) *api.Execution {
 	return &api.Execution{
 		Claimed: api.Claimed{Proc: j.Name, Topic: j.Topic, Claim: *j.Claim,
 			Logs: slices.Clone(m.topics[j.Topic][r.First.Seq : r.Last.Seq+1])},
-		SystemProc: j.Name, To: j.to, Processor: j.processor, ReclaimTimeout: j.ReclaimTimeout, WebhookID: j.WebhookID(),
+		SystemProc: j.Name, To: j.to, Processor: j.processor, Count: j.Count, Secrets: j.secrets, ReclaimTimeout: j.ReclaimTimeout, WebhookID: j.WebhookID(),
 	}
 }
 

@@ -2,8 +2,9 @@
 // what these answer together with the ack. No transaction is held while a processor works.
 //
 // The pieces, in the order of an execution: look.go finds the procs with work, turns.go decides whose turn it is,
-// worker.go gives the execution its place, execute.go takes it from the claim to the ack, webhook.go makes the call and
-// answer.go reads what came back.
+// worker.go gives the execution its place, execute.go takes it from the claim to the ack, webhook.go makes the call,
+// where reach.go permits it, and answer.go reads what came back; or inline.go runs the function, and inlinerun.go makes
+// one call of it.
 package procs
 
 import (
@@ -71,6 +72,7 @@ type Config struct {
 type Workers struct {
 	config  Config
 	metrics metrics
+	inline  *inline
 
 	// hire makes a fresh worker's processors; tests replace it.
 	hire func() processors
@@ -84,10 +86,16 @@ func New(c Config) *Workers {
 	if c.Dial == nil {
 		c.Dial = c.Reach.dial
 	}
+	in := newInline(&c)
 	return &Workers{
 		config:  c,
 		metrics: newMetrics(c.Metrics),
-		hire:    func() processors { return newProcessors(&c) },
+		inline:  in,
+		hire: func() processors {
+			ps := newProcessors(&c)
+			ps.inline = in
+			return ps
+		},
 	}
 }
 
@@ -95,7 +103,7 @@ func New(c Config) *Workers {
 // an address that may not be called, or its inline function is none. p is valid by its own rules.
 func (w *Workers) Check(p *api.Processor) error {
 	if p.Inline != "" {
-		return w.config.checkInline(p.Inline)
+		return w.inline.check(p.Inline)
 	}
 	return w.config.Reach.checkURL(p.URL)
 }

@@ -645,7 +645,7 @@ func TestLooksAreBounded(t *testing.T) {
 func TestUnknownKind(t *testing.T) {
 	bubble(t, func(t *testing.T, m *memory, n *network) {
 		m.commit("in", `{}`)
-		m.system("a", "in", nil, "", func(j *job) { j.processor.Inline = "log => log" })
+		m.system("a", "in", nil, "")
 		work(t, m, n, one)
 		synctest.Wait()
 		if got, want := m.proc("a").LastError, "this server does not run processors of this kind"; got != want {
@@ -676,7 +676,8 @@ func TestRestartAfter(t *testing.T) {
 			m.commit("in", numbered(10)...)
 			m.system("a", "in", []string{"out"}, s.URL)
 			registry := prometheus.NewRegistry()
-			w := New(Config{Jobs: m, Watcher: m, Workers: 1, Concurrency: 4, RestartAfter: tt.after, Metrics: registry})
+			w := New(Config{Jobs: m, Watcher: m, Workers: 1, Concurrency: 4, RestartAfter: tt.after, Metrics: registry,
+				Reach: Reach{Loopback: true}})
 			done := make(chan struct{})
 			m.onAck = func(logs []api.NewLog) (bool, error) {
 				if string(logs[0].Body) == `{"n":9}` {

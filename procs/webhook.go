@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"syscall"
@@ -53,11 +54,13 @@ func newProcessors(c *Config) processors {
 	}
 }
 
-func (h *webhook) process(ctx context.Context, e *api.Execution) (answer, error) {
+func (h *webhook) process(ctx context.Context, e *api.Execution) (a answer, err error) {
+	trace := randomHex(16)
+	defer func() { a.trace = trace }() // however it ends
 	timeout := milliseconds(e.Processor.CallTimeout(e.ReclaimTimeout))
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
-	req, err := h.request(ctx, e)
+	req, err := h.request(ctx, e, trace)
 	if err != nil {
 		return answer{}, failed(err, "the processor cannot be called")
 	}
@@ -91,8 +94,13 @@ func (h *webhook) process(ctx context.Context, e *api.Execution) (answer, error)
 }
 
 // request is the call of a processor, told in the OpenAPI document.
-func (h *webhook) request(ctx context.Context, e *api.Execution) (*http.Request, error) {
+func (h *webhook) request(ctx context.Context, e *api.Execution, trace string) (*http.Request, error) {
 	body, err := payload(e)
+	if err != nil {
+		return nil, err
+	}
+	timestamp := strconv.FormatInt(time.Now().Unix(), 10)
+	signature, err := signatures(e.Secrets, e.WebhookID, timestamp, body)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +115,10 @@ func (h *webhook) request(ctx context.Context, e *api.Execution) (*http.Request,
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", h.agent)
 	req.Header.Set("webhook-id", e.WebhookID)
-	req.Header.Set("webhook-timestamp", strconv.FormatInt(time.Now().Unix(), 10))
+	req.Header.Set("webhook-timestamp", timestamp)
+	req.Header.Set("webhook-signature", signature)
 	req.Header.Set("webhook-attempt", strconv.Itoa(e.Claim.Attempt))
+	req.Header.Set("traceparent", traceparent(trace))
 	return req, nil
 }
 
@@ -155,10 +165,18 @@ func broken(ctx context.Context, timeout time.Duration, err error) error {
 		return cause
 	case cause != nil:
 		return failed(err, fmt.Sprintf("the processor did not answer within %d ms", timeout.Milliseconds()))
+	case errors.Is(err, errForbidden), isLookup(err):
+		// One text for both: what is and what is not in the server's network is not told.
+		return failed(err, "the processor's host has no address that may be called")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failed(err, "the connection to the processor was refused")
 	}
 	return failed(err, "the connection to the processor failed")
+}
+
+func isLookup(err error) bool {
+	_, ok := errors.AsType[*net.DNSError](err)
+	return ok
 }
 
 // discard reads what is left of a short body, so that the connection can be used again.

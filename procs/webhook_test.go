@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"pipeproc/api"
 )
@@ -38,26 +41,120 @@ func TestCall(t *testing.T) {
 		m.commit("in", odd, `[2]`)
 		m.system("p", "in", []string{"out"}, "http://hook/path?q=1", count(10), func(j *job) {
 			j.processor.Headers = map[string]string{"authorization": "Bearer x", "Accept": "application/*"}
+			j.secrets = []string{"whsec_" + strings.Repeat("QUJD", 8), "whsec_" + strings.Repeat("REVG", 8)}
 		})
 		at := time.Now()
 		work(t, m, n, Config{Workers: 1, Concurrency: 1, Version: "1.2"})
 
 		got := <-calls
+		parent := got.Header.Get("traceparent") // random
+		if !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-01$`).MatchString(parent) {
+			t.Errorf("traceparent %q", parent)
+		}
 		ms := at.UnixMilli()
 		want := call{"POST", "/path?q=1", fmt.Sprintf(`{"proc":"p","topic":"in","claim":{"token":%q,"attempt":1,`+
 			`"expiresAt":%d},"logs":[{"id":"%d-0","body":%s},{"id":"%d-1","body":[2]}]}`, token, ms+10_000, ms, odd, ms),
 			http.Header{
-				"Accept":            {"application/*"},
-				"Authorization":     {"Bearer x"},
-				"Content-Type":      {"application/json"},
-				"User-Agent":        {"pipeproc/1.2"},
-				"Webhook-Attempt":   {"1"},
-				"Webhook-Id":        {"msg_1_0_0_1"},
+				"Accept":          {"application/*"},
+				"Authorization":   {"Bearer x"},
+				"Content-Type":    {"application/json"},
+				"Traceparent":     {parent},
+				"User-Agent":      {"pipeproc/1.2"},
+				"Webhook-Attempt": {"1"},
+				"Webhook-Id":      {"msg_1_0_0_1"},
+				"Webhook-Signature": {sign("ABCABCABCABCABCABCABCABC", "msg_1_0_0_1", at, got.Body) + " " +
+					sign("DEFDEFDEFDEFDEFDEFDEFDEF", "msg_1_0_0_1", at, got.Body)},
 				"Webhook-Timestamp": {fmt.Sprint(at.Unix())},
 			}}
 		want.Header.Set("Content-Length", fmt.Sprint(len(got.Body)))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// sign makes one signature as the specification's own library does.
+func sign(key, id string, at time.Time, body string) string {
+	wh, err := standardwebhooks.NewWebhookRaw([]byte(key))
+	if err != nil {
+		panic(err)
+	}
+	text, err := wh.Sign(id, at, []byte(body))
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// TestEachAttemptIsSigned holds what the attempts at the same logs share, and what not: the id, and nothing else that is
+// signed. The trace of a failed one is told in the log.
+func TestEachAttemptIsSigned(t *testing.T) {
+	bubble(t, func(t *testing.T, m *memory, n *network) {
+		const attempts = 3
+		var told strings.Builder
+		n.logger = slog.New(slog.NewTextHandler(&told, nil))
+		traces, stamps := map[string]bool{}, map[string]bool{}
+		called := 0
+		n.serve(t, "hook", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			called++
+			body, _ := io.ReadAll(r.Body)
+			wh, err := standardwebhooks.NewWebhook(m.jobs["p"].secrets[0])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := wh.Verify(body, r.Header); err != nil {
+				t.Errorf("attempt %d: %v", called, err)
+			}
+			if err := wh.Verify(append(body, ' '), r.Header); err == nil {
+				t.Errorf("attempt %d: another body is verified", called)
+			}
+			if id := r.Header.Get("webhook-id"); id != "msg_1_0_0_0" {
+				t.Errorf("attempt %d: webhook-id %s", called, id)
+			}
+			trace := strings.Split(r.Header.Get("traceparent"), "-")[1]
+			traces[trace], stamps[r.Header.Get("webhook-timestamp")] = true, true
+			if called < attempts {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			if logged := told.String(); strings.Contains(logged, trace) {
+				t.Errorf("attempt %d: its trace is in the log already: %s", called, logged)
+			}
+			time.Sleep(time.Second)
+		}))
+		m.commit("in", `{}`)
+		m.system("p", "in", nil, "http://hook/")
+		stop := work(t, m, n, one)
+		time.Sleep(time.Minute)
+		stop()
+		if called != attempts || len(traces) != attempts || len(stamps) != attempts {
+			t.Errorf("%d calls, traces %v, timestamps %v", called, traces, stamps)
+		}
+		logged := 0
+		for trace := range traces {
+			if strings.Contains(told.String(), "trace="+trace) {
+				logged++
+			}
+		}
+		if logged != attempts-1 { // the last one did not fail
+			t.Errorf("%d traces in the log: %s", logged, &told)
+		}
+		if strings.Contains(told.String(), "whsec_") {
+			t.Errorf("a secret is in the log: %s", &told)
+		}
+	})
+}
+
+// TestBadSecret: a secret that cannot be used fails the attempt; nothing is sent unsigned.
+func TestBadSecret(t *testing.T) {
+	bubble(t, func(t *testing.T, m *memory, n *network) {
+		n.serve(t, "hook", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("called") }))
+		m.commit("in", `{}`)
+		m.system("p", "in", nil, "http://hook/", func(j *job) { j.secrets = []string{api.NewSecret(), "whsec_hush"} })
+		work(t, m, n, one)
+		synctest.Wait()
+		if p := m.proc("p"); p.LastError != "the processor cannot be called" || p.Reclaims != 1 {
+			t.Errorf("%q, %d reclaims", p.LastError, p.Reclaims)
 		}
 	})
 }
@@ -79,9 +176,11 @@ func TestAnswers(t *testing.T) {
 		to      []string
 		reply   http.HandlerFunc
 		a, b    string // bodies
+		goesOn  bool   // under OnMaxContinue
 		reason  string // "" acked
 		disable bool
 		waits   int64 // ms until the next attempt, uncounted
+		next    int64 // the same, counted
 		later   bool
 	}{
 		{name: "object", reply: replies(200, "", ` {"n": 1e2} `), a: `{"n":1e2}`, b: `{"n":1e2}`},
@@ -106,6 +205,11 @@ func TestAnswers(t *testing.T) {
 		{name: "too deep", reply: replies(200, "", strings.Repeat("[", 130)+strings.Repeat("]", 130)), reason: "the answer cannot be committed: the log's body is nested deeper than 128"},
 		{name: "1 MiB", to: []string{"a"}, reply: replies(200, "", long), a: long},
 		{name: "over 1 MiB", reply: replies(200, "", long+" "), reason: "the answer is over 1048576 bytes"},
+		{name: "endless", reply: func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, long+long)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done() // not before the server hangs up
+		}, reason: "the answer is over 1048576 bytes"},
 		{name: "logs", reply: replies(200, "", "["+ten+"]"), reason: "the answer gives 10002 logs to commit, at most 10000 are possible"},
 		{name: "bytes", to: strings.Split("a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q", ","), reply: replies(200, "", long),
 			reason: "the answer gives 17825792 bytes to commit, at most 16777216 are possible"},
@@ -130,9 +234,13 @@ func TestAnswers(t *testing.T) {
 		{name: "400", reply: replies(400, "", ""), reason: "the processor answered 400", disable: true},
 		{name: "422", reply: replies(422, "", ""), reason: "the processor answered 422", disable: true},
 		{name: "410", reply: replies(410, "", ""), reason: "the processor answered 410", disable: true},
+		{name: "400, continue", goesOn: true, reply: replies(400, "", ""), reason: "the processor answered 400", next: 300_000},
+		{name: "422, continue", goesOn: true, reply: replies(422, "", ""), reason: "the processor answered 422", next: 300_000},
+		{name: "410, continue", goesOn: true, reply: replies(410, "", ""), reason: "the processor answered 410", disable: true},
 		{name: "429", reply: replies(429, "", ""), reason: "the processor answered 429"},
 		{name: "429, later", reply: retry(429, "7"), reason: "the processor answered 429", waits: 7000},
 		{name: "503, later", reply: retry(503, "Sat, 01 Jan 2000 00:01:00 GMT"), reason: "the processor answered 503", waits: 60_000}, // the bubble's clock starts at 2000
+		{name: "503, a day later", reply: retry(503, "86400"), reason: "the processor answered 503", waits: 86_400_000},
 		{name: "500, later", reply: retry(500, "7"), reason: "the processor answered 500"},
 		{name: "headers", reply: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X", strings.Repeat("x", 100<<10)) },
 			reason: "the connection to the processor failed"},
@@ -150,7 +258,11 @@ func TestAnswers(t *testing.T) {
 					to = []string{"a", "b"}
 				}
 				m.commit("in", `{}`)
-				m.system("p", "in", to, "http://hook/")
+				m.system("p", "in", to, "http://hook/", func(j *job) {
+					if tt.goesOn {
+						j.OnMaxReclaimsReached = api.OnMaxContinue
+					}
+				})
 				work(t, m, n, one)
 				synctest.Wait() // the clock stands still, so there is no retry
 				p := m.proc("p")
@@ -177,8 +289,8 @@ func TestAnswers(t *testing.T) {
 				if p.Reclaims != reclaims {
 					t.Errorf("reclaims %d, want %d", p.Reclaims, reclaims)
 				}
-				if tt.waits > 0 && (p.NextAttemptAt == nil || *p.NextAttemptAt != now()+tt.waits) {
-					t.Errorf("next attempt at %v, want in %d ms", p.NextAttemptAt, tt.waits)
+				if in := max(tt.waits, tt.next); in > 0 && (p.NextAttemptAt == nil || *p.NextAttemptAt != now()+in) {
+					t.Errorf("next attempt at %v, want in %d ms", p.NextAttemptAt, in)
 				}
 			})
 		})
@@ -290,7 +402,7 @@ func TestNoConnection(t *testing.T) {
 		{"no TLS", strings.Replace(plain.URL, "http:", "https:", 1), "the connection to the processor failed"},
 		{"no URL", "http://a b/", "the processor cannot be called"},
 	}
-	ps := New(Config{Workers: 1, Concurrency: 1}).hire()
+	ps := New(Config{Workers: 1, Concurrency: 1, Reach: Reach{Loopback: true}}).hire()
 	defer ps.close()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -323,19 +435,25 @@ func TestDialEndsWithTheWorker(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	const year = 365 * 24 * 60 * 60 * 1000
 	tests := []struct {
 		value string
 		ms    int64
 	}{
 		{"", 0}, {"soon", 0}, {"-1", 0}, {"1.5", 0}, {"+3", 0},
-		{"0", 1000}, {"1", 1000}, {"120", 120_000}, {"3600", 3_600_000}, {"3601", 3_600_000},
-		{"99999999999999999999999999", 3_600_000},
-		{"Wed, 02 Jan 2030 03:04:35 GMT", 30_000}, {"Wed, 02 Jan 2030 03:04:00 GMT", 1000}, {"Thu, 03 Jan 2030 03:04:35 GMT", 3_600_000},
+		{"0", 1000}, {"1", 1000}, {"120", 120_000}, {"3600", 3_600_000}, {"3601", 3_601_000},
+		{"31536000", year}, {"31536001", year}, {"99999999999999999999999999", year},
+		{"Wed, 02 Jan 2030 03:04:35 GMT", 30_000}, {"Wed, 02 Jan 2030 03:04:00 GMT", 1000}, {"Thu, 03 Jan 2030 03:04:35 GMT", 86_430_000},
+		{"Thu, 02 Jan 2031 03:04:05 GMT", year}, {"Thu, 02 Jan 2031 03:04:06 GMT", year}, {"Fri, 31 Dec 9999 23:59:59 GMT", year},
 	}
 	for _, tt := range tests {
 		if got := retryAfter(tt.value, at); got != tt.ms {
 			t.Errorf("Retry-After: %q is %d ms, want %d", tt.value, got, tt.ms)
 		}
+	}
+	// At least: a moment within a millisecond counts for the whole of it.
+	if got := retryAfter("Wed, 02 Jan 2030 03:04:35 GMT", at.Add(time.Microsecond)); got != 30_000 {
+		t.Errorf("a date 29.999999 s away is %d ms", got)
 	}
 }
 

@@ -18,6 +18,7 @@ type processor interface {
 type answer struct {
 	logs  []api.NewLog // to commit with the ack
 	later bool         // neither: the processor will ack by itself
+	trace string       // the id that the call was traced under; "": it was not
 }
 
 // attemptError is a failed attempt. Its Reason is told to users; the cause is for the server's log alone.
@@ -36,15 +37,19 @@ func failed(cause error, reason string) *attemptError {
 // processors are the processors of one worker, by kind.
 type processors struct {
 	webhook processor
+	inline  processor
 	close   func() // lets their connections go
 }
 
 // of answers the processor that runs p.
 func (ps processors) of(p *api.Processor) (processor, error) {
-	if p.URL == "" {
-		return nil, failed(nil, "this server does not run processors of this kind")
+	switch {
+	case p.URL != "":
+		return ps.webhook, nil
+	case p.Inline != "":
+		return ps.inline, nil
 	}
-	return ps.webhook, nil
+	return nil, failed(nil, "this server does not run processors of this kind")
 }
 
 // worker is one worker from its first execution to its last.

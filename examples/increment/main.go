@@ -22,23 +22,28 @@ func main() {
 	listen := flag.String("listen", cmp.Or(os.Getenv("INCREMENT_LISTEN"), "127.0.0.1:9090"),
 		"`address` to listen on, host:port (also INCREMENT_LISTEN in the environment)")
 	flag.Parse()
+	keys, err := readSecrets(os.Getenv("INCREMENT_SECRET")) // not a flag: those can be seen by every user
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "increment:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *listen, os.Stdout); err != nil {
+	if err := run(ctx, *listen, keys, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "increment:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves until ctx is cancelled; calls in flight are answered.
-func run(ctx context.Context, listen string, out io.Writer) error {
+// run serves until ctx is cancelled; calls in flight are answered. With keys, calls are to be signed with one of them.
+func run(ctx context.Context, listen string, keys [][]byte, out io.Writer) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "listening on http://%s/increment\n", l.Addr())
 	s := &http.Server{
-		Handler:           routes(),
+		Handler:           routes(keys),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute, // longer than PipeProc keeps idle connections, so that it is the one to close them
 	}
@@ -54,9 +59,23 @@ func run(ctx context.Context, listen string, out io.Writer) error {
 	return <-stopped
 }
 
-func routes() http.Handler {
+func routes(keys [][]byte) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /increment", increment)
+	mux.HandleFunc("POST /increment", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 32<<20))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+			return
+		}
+		if len(keys) > 0 {
+			if err := verify(keys, r.Header, body, time.Now()); err != nil {
+				// PipeProc tries again: time to change the secret over.
+				http.Error(w, err.Error(), http.StatusUnauthorized)
+				return
+			}
+		}
+		increment(w, body)
+	})
 	return mux
 }
 
@@ -74,9 +93,9 @@ type result struct {
 	MyIncrementedNumber float64 `json:"myIncrementedNumber"`
 }
 
-func increment(w http.ResponseWriter, r *http.Request) {
+func increment(w http.ResponseWriter, body []byte) {
 	var d delivery
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 32<<20)).Decode(&d); err != nil {
+	if err := json.Unmarshal(body, &d); err != nil {
 		// Not for this processor. 400 and 422 mean that another attempt is useless: PipeProc disables the proc, and
 		// nothing is skipped unseen.
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,45 +16,101 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// languages are the commands that run the processor; the one of this package is run in the test's process.
+var languages = map[string][]string{"go": nil, "node": {"node", "../increment.mjs"}, "python3": {"python3", "../increment.py"}}
+
 // TestIncrement calls the processor in each of its languages, where that is installed.
 func TestIncrement(t *testing.T) {
-	t.Run("go", func(t *testing.T) {
-		t.Parallel()
+	for name, command := range languages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, stop := start(t, command, "")
+			calls(t, url)
+			stop()
+		})
+	}
+}
+
+// TestIncrementVerifies signed calls, with two secrets, as while one is rotated.
+func TestIncrementVerifies(t *testing.T) {
+	for name, command := range languages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, stop := start(t, command, secretA+" "+secretB)
+			signedCalls(t, url)
+			stop()
+		})
+	}
+}
+
+// TestBadSecret: nothing runs unsigned because of a slip of the pen.
+func TestBadSecret(t *testing.T) {
+	const bad = secretA + " MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	if keys, err := readSecrets(bad); err == nil {
+		t.Errorf("%d keys", len(keys))
+	}
+	for name, command := range languages {
+		if command == nil {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := process(t, command, bad)
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "INCREMENT_SECRET") || strings.Contains(string(out), "MfKQ9") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+func process(t *testing.T, command []string, secrets string) *exec.Cmd {
+	t.Helper()
+	if _, err := exec.LookPath(command[0]); err != nil {
+		t.Skip(err)
+	}
+	cmd := exec.Command(command[0], append(slices.Clone(command[1:]), "127.0.0.1:0")...)
+	cmd.Env = append(os.Environ(), "INCREMENT_SECRET="+secrets, "PYTHONIOENCODING=utf-8")
+	return cmd
+}
+
+// start runs the processor; stop holds that it ends well.
+func start(t *testing.T, command []string, secrets string) (url string, stop func()) {
+	t.Helper()
+	if command == nil {
+		keys, err := readSecrets(secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		out, in := io.Pipe()
 		ended := make(chan error, 1)
-		go func() { ended <- run(ctx, "127.0.0.1:0", in) }()
-		calls(t, address(t, out))
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("it ended with %v", err)
+		go func() { ended <- run(ctx, "127.0.0.1:0", keys, in) }()
+		return address(t, out), func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("it ended with %v", err)
+			}
 		}
-	})
-	for _, command := range [][]string{{"node", "../increment.mjs"}, {"python3", "../increment.py"}} {
-		t.Run(command[0], func(t *testing.T) {
-			t.Parallel()
-			if _, err := exec.LookPath(command[0]); err != nil {
-				t.Skip(err)
-			}
-			cmd := exec.Command(command[0], append(command[1:], "127.0.0.1:0")...)
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill() }()
-			calls(t, address(t, out))
-			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Wait(); err != nil || stderr.Len() > 0 {
-				t.Errorf("it ended with %v: %s", err, &stderr)
-			}
-		})
+	}
+	cmd := process(t, command, secrets)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return address(t, out), func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil || stderr.Len() > 0 {
+			t.Errorf("it ended with %v: %s", err, &stderr)
+		}
 	}
 }
 

@@ -30,6 +30,10 @@ type Config struct {
 	// StreamMaxAge is how long one SSE stream lasts before it is ended for the client to connect anew, at least a second.
 	StreamMaxAge time.Duration
 
+	// MaxStreams and MaxStreamsPerAddress are the most streams, of events or of lines, that are open at a time: in all, and
+	// from one address. 0: no limit.
+	MaxStreams, MaxStreamsPerAddress int
+
 	// Namespace is the PostgreSQL schema's, see api.CheckNamespace.
 	Namespace string
 
@@ -48,6 +52,12 @@ type Config struct {
 	// Workers × WorkerConcurrency executions of systemProcs run at a time. Workers 0: none, on this server. A worker
 	// starts anew after WorkerRestartAfter executions; 0 never.
 	Workers, WorkerConcurrency, WorkerRestartAfter int
+
+	// InlineProcessors lets systemProcs have functions that run in this process.
+	InlineProcessors bool
+
+	// WebhookAllow names addresses, or ranges of them ("10.1.0.0/16"), that webhooks may be called at besides public ones.
+	WebhookAllow []string
 
 	// GC runs garbage collection every GCInterval ms, for logs older than GCMinPruneTime ms.
 	GC             bool
@@ -71,15 +81,17 @@ type Config struct {
 // DefaultConfig is the configuration of a server without flags.
 func DefaultConfig() Config {
 	return Config{
-		Listen:            []string{"127.0.0.1:8080"},
-		StreamMaxAge:      10 * time.Minute,
-		Namespace:         "default",
-		DataDir:           "./pipeproc_data",
-		Workers:           1,
-		WorkerConcurrency: 64,
-		GCMinPruneTime:    30_000,
-		GCInterval:        30_000,
-		LogFormat:         "text",
+		Listen:               []string{"127.0.0.1:8080"},
+		StreamMaxAge:         10 * time.Minute,
+		MaxStreams:           20_000,
+		MaxStreamsPerAddress: 20_000,
+		Namespace:            "default",
+		DataDir:              "./pipeproc_data",
+		Workers:              1,
+		WorkerConcurrency:    64,
+		GCMinPruneTime:       30_000,
+		GCInterval:           30_000,
+		LogFormat:            "text",
 	}
 }
 
@@ -101,6 +113,10 @@ func (c *Config) validate() error {
 		return errors.New("--tls-client-ca needs --tls-cert and --tls-key")
 	case c.StreamMaxAge < time.Second:
 		return errors.New("--stream-max-age is at least 1s")
+	case c.MaxStreams < 0:
+		return errors.New("--max-streams is 0 (no limit) or a number of streams")
+	case c.MaxStreamsPerAddress < 0:
+		return errors.New("--max-streams-per-address is 0 (no limit) or a number of streams")
 	case c.Memory && c.DatabaseURL != "":
 		return errors.New("--memory is a private throw-away PostgreSQL: it cannot be had with a database URL")
 	case c.DatabaseURL == "" && !c.Memory && c.DataDir == "":
@@ -117,6 +133,9 @@ func (c *Config) validate() error {
 		return errors.New("--worker-restart-after is 0 (never) or a number of executions")
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return fmt.Errorf("--log-format %q: it is text or json", c.LogFormat)
+	}
+	if _, err := webhookAllow(c.WebhookAllow); err != nil {
+		return err
 	}
 	if err := api.CheckNamespace(c.Namespace); err != nil {
 		var e *api.Error

@@ -91,6 +91,8 @@ func options(c *Config) *optionSet {
 	o.bool(&c.Insecure, "insecure", "listen on addresses that other machines reach, open to all of them")
 	o.bool(&c.AllowShutdown, "allow-shutdown", "allow POST /v1/shutdown")
 	o.duration(&c.StreamMaxAge, "stream-max-age", "end a stream after this time; its client connects anew\n(default 10m)")
+	o.int(&c.MaxStreams, "max-streams", "the most streams that are open at a time (default 20000; 0 no limit)")
+	o.int(&c.MaxStreamsPerAddress, "max-streams-per-address", "the same, from one address of clients (default 20000; 0 no limit)")
 
 	o.group("Database")
 	o.string(&c.DatabaseURL, "database-url", "URL", "a PostgreSQL (14 or newer) of yours; it wins over --data-dir. Also as\n"+
@@ -105,6 +107,10 @@ func options(c *Config) *optionSet {
 	o.int(&c.Workers, "workers", "how many workers run systemProcs (default 1; 0 none)")
 	o.int(&c.WorkerConcurrency, "worker-concurrency", "executions at a time of each worker (default 64)")
 	o.int(&c.WorkerRestartAfter, "worker-restart-after", "a worker starts anew after so many executions (default 0, never)")
+	o.bool(&c.InlineProcessors, "inline-processors", "run JavaScript functions as processors, inside this process and without\n"+
+		"a bound on their memory: for trusted authors")
+	o.value(&listValue{list: &c.WebhookAllow}, "webhook-allow", "CIDR", "webhooks may be called at these addresses besides public ones;\n"+
+		"repeatable. Loopback is open while --listen names nothing else")
 
 	o.group("Garbage collection")
 	o.bool(&c.GC, "gc", "collect logs that every proc has acked")

@@ -20,9 +20,10 @@ func registerStreams(r prometheus.Registerer, s *livestream.Streams) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(value(s.Stats())) }))
 	}
-	const streams, help = "pipeproc_streams_open", "Server-Sent Events streams that are open now."
+	const streams, help = "pipeproc_streams_open", "Streams that are open now: of Server-Sent Events, and ranges as lines."
 	gauge(streams, help, prometheus.Labels{"kind": "liveproc"}, func(s livestream.Stats) int64 { return s.LiveProcs })
 	gauge(streams, help, prometheus.Labels{"kind": "tail"}, func(s livestream.Stats) int64 { return s.Tails })
+	gauge(streams, help, prometheus.Labels{"kind": "range"}, func(s livestream.Stats) int64 { return s.Ranges })
 	gauge("pipeproc_streams_followed_topics", "Topics that open tails follow.", nil,
 		func(s livestream.Stats) int64 { return s.Followed })
 }

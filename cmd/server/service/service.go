@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type Service struct {
 	log       *slog.Logger
 	tls       *tls.Config // nil: none
 	endpoints []endpoint
+	opened    []netip.Prefix // to webhooks
 	urls      []string
 	serving   chan struct{}
 	stopping  atomic.Bool
@@ -41,6 +43,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	if s.endpoints, err = endpoints(&cfg); err != nil {
+		return nil, err
+	}
+	if s.opened, err = webhookAllow(cfg.WebhookAllow); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -84,11 +89,21 @@ func (s *Service) Run(asked context.Context) (err error) {
 	defer store.Close()
 	defer also(&err, start(stop, store.Run))
 
+	hosts, err := databaseHosts(db.url)
+	if err != nil {
+		return err
+	}
+	listeners, err := s.listen(ctx) // before the workers, which are to know the actual ports
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+
 	workers := procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers,
 		Concurrency: s.cfg.WorkerConcurrency, RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log,
-		Metrics: metrics})
+		Metrics: metrics, Reach: webhookReach(s.opened, listeners, hosts), Inline: s.cfg.InlineProcessors})
 	streams := livestream.New(livestream.Config{LiveProcs: store, Procs: store, Tailer: store, Watcher: store,
-		Logger: s.log, MaxAge: s.cfg.StreamMaxAge})
+		Logger: s.log, MaxAge: s.cfg.StreamMaxAge, MaxStreams: s.cfg.MaxStreams,
+		MaxStreamsPerAddress: s.cfg.MaxStreamsPerAddress})
 	registerStreams(metrics, streams)
 	surface := httpapi.New(httpapi.Config{
 		Logs: store, Topics: store, Procs: store, SystemProcs: store, LiveProcs: store, Collector: store,
@@ -101,10 +116,6 @@ func (s *Service) Run(asked context.Context) (err error) {
 		Metrics:        metrics,
 		Logger:         s.log,
 	})
-	listeners, err := s.listen(ctx)
-	if err != nil {
-		return unlessStopped(ctx, err)
-	}
 
 	defer also(&err, start(stop, s.work(store, workers)...))
 	defer s.serve(stop, surface, streams.Close, listeners)()

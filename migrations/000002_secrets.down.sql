@@ -1,0 +1,1 @@
+ALTER TABLE system_procs DROP COLUMN secrets;
