@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint vuln fuzz bench-systemprocs compose-check postgres postgres-for-test
+.PHONY: help build run test test-browser lint vuln fuzz bench-systemprocs compose-check postgres postgres-for-test browser-for-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -20,9 +20,15 @@ run: build postgres ## build and run the server in the foreground, data in ./pip
 test: build postgres-for-test ## run all tests, with the race detector
 	@go test -race -timeout 6m ./...
 
+# CHROMIUM names another program than Debian's: make test-browser CHROMIUM=google-chrome
+export CHROMIUM ?= chromium
+PLAYWRIGHT = e2e/testdata/browser/node_modules/.package-lock.json
+test-browser: build postgres-for-test $(PLAYWRIGHT) ## run the tests of streams in a real browser, Chromium, without a window
+	@go test -race -tags browser -run '^TestBrowser$$' -count=1 -timeout 5m ./e2e
+
 lint: ## check format and style
 	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted (gofmt -w):" $$bad >&2; exit 1; }
-	@go vet ./...
+	@go vet -tags browser ./...
 	@go run $(GOLANGCI) run
 
 # govulncheck exits with 3 for a finding. It is installed, not run by go run, which would hide that code.
@@ -57,6 +63,15 @@ postgres: build
 postgres-for-test: build
 	@$(call need_postgres,--database-url= --memory=false)
 	@command -v "$$(go env CC)" >/dev/null || sh scripts/install gcc libc6-dev
+
+# playwright-core, which drives the browser. Debian 12 has Node.js 18; from 1.62 on it needs 20. The file is npm's last.
+$(PLAYWRIGHT): e2e/testdata/browser/package-lock.json | browser-for-test
+	@cd e2e/testdata/browser && npm ci
+
+browser-for-test:
+	@command -v "$(CHROMIUM)" >/dev/null || [ "$(CHROMIUM)" != chromium ] || sh scripts/install chromium
+	@{ command -v node && command -v npm; } >/dev/null || sh scripts/install nodejs npm
+	@v=$$(node --version) && v=$${v#v} && [ "$${v%%.*}" -ge 18 ] || { echo "Node.js $$v is too old: 18 or newer is needed" >&2; exit 1; }
 
 # need_postgres FLAGS: postgres-check exits with 1 when no binaries are found, with 2 when it is asked wrongly.
 define need_postgres
