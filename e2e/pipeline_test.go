@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"pipeproc/api"
 	"pipeproc/client"
 )
 
@@ -77,6 +78,10 @@ func TestReadmePipeline(t *testing.T) {
 		}
 	}
 
+	if got := strings.Split(run("/v1/topics/incremented_numbers/logs"), "\n"); len(got) < 2 ||
+		!strings.HasSuffix(got[0], `"body":{"myIncrementedNumber":2}}`) || !strings.HasSuffix(got[1], `"body":{"myIncrementedNumber":3}}`) {
+		t.Errorf("lines: %q", got)
+	}
 	if got := run("/v1/topics/numbers/logs"); !strings.Contains(got, `-2"`) {
 		t.Errorf("commit of a body: %s", got)
 	}
@@ -129,14 +134,53 @@ func TestExamplesPipeline(t *testing.T) {
 	}
 }
 
+// TestReadmeSignedWebhooks rotates a secret as README.md tells, with the Go example verifying the calls.
+func TestReadmeSignedWebhooks(t *testing.T) {
+	t.Parallel()
+	section := readmeSection(t, "../README.md", "## Signed webhooks")
+	s := start(t)
+	w := wireTo(t, s)
+	d := document{t: t, replace: strings.NewReplacer("http://127.0.0.1:8080", s.URL)}
+	type rotated struct {
+		Secret            string
+		PreviousExpiresAt *int64
+	}
+	url := startExample(t, "INCREMENT_SECRET="+secretA)
+	w.systemProc("increment", "numbers", url, `"to":"incremented_numbers"`, `"secret":"`+secretA+`"`)
+	w.commitBodies("numbers", `{"myNumber":1}`)
+	w.done("increment")
+
+	first := read[rotated](t, d.run(&section, "rotate-secret"))
+	w.commitBodies("numbers", `{"myNumber":2}`)
+	w.done("increment") // the example still knows the former one alone
+	second := read[rotated](t, d.run(&section, "rotate-secret"))
+	if first.PreviousExpiresAt == nil || second.PreviousExpiresAt != nil || first.Secret == second.Secret {
+		t.Errorf("rotated: %+v, %+v", first, second)
+	}
+	w.commitBodies("numbers", `{"myNumber":3}`)
+	if p := w.until("increment", "failed", func(p api.Proc) bool { return p.LastError != "" }); p.LastError != "the processor answered 401" {
+		t.Errorf("a call with another secret: %s", p.LastError)
+	}
+	url = startExample(t, "INCREMENT_SECRET="+first.Secret+" "+second.Secret)
+	w.send(http.MethodPatch, "/v1/system-procs/increment", `{"processor":"`+url+`"}`).is(200)
+	w.done("increment")
+	if got := strings.Count(w.bodies("incremented_numbers"), "\n") + 1; got != 3 {
+		t.Errorf("%d results", got)
+	}
+	if len(section) > 0 {
+		t.Errorf("README has more lines: %q", section)
+	}
+}
+
 // startExample builds the Go example, runs it as a process and answers its URL.
-func startExample(t *testing.T) string {
+func startExample(t *testing.T, env ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "increment")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../examples/increment").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	cmd := exec.Command(bin, "-listen", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -759,6 +759,55 @@ func TestWebhookClaimTimesOut(t *testing.T) {
 	}
 }
 
+// TestFinalAnswers holds the answers that tell what to do with the proc, under both strategies, by a clock that stands still.
+func TestFinalAnswers(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	w := wireTo(t, s)
+	clock := w.stopClock()
+	const longest, year = 5 * 60 * 1000, 365 * 24 * 60 * 60 * 1000
+	for i, tt := range []struct {
+		status             int
+		retryAfter         string
+		disabled, goesOn   bool // under disable, under continue: still active
+		reclaims           int64
+		waits, waitsGoesOn int64 // ms; -1 not told
+	}{
+		{400, "", true, true, 1, -1, longest},
+		{422, "", true, true, 1, -1, longest},
+		{422, "7", true, true, 1, -1, longest},
+		{410, "", true, false, 1, -1, -1},
+		{429, "7", false, true, 0, 7_000, 7_000},
+		{503, "0", false, true, 0, 1_000, 1_000},
+		{503, "7200", false, true, 0, 7_200_000, 7_200_000},
+		{503, "31536000", false, true, 0, year, year},
+		{429, "99999999999999999999", false, true, 0, year, year},
+	} {
+		for _, on := range []string{"disable", "continue"} {
+			name := fmt.Sprintf("final_%d_%s", i, on)
+			url := serveWebhook(t, func(rw http.ResponseWriter, _ *http.Request) {
+				if tt.retryAfter != "" {
+					rw.Header().Set("Retry-After", tt.retryAfter)
+				}
+				rw.WriteHeader(tt.status)
+			})
+			w.commit(name, 1)
+			w.systemProc(name, name, url, `"onMaxReclaimsReached":"`+on+`"`)
+			got := w.until(name, "failed", func(p api.Proc) bool { return p.LastError != "" })
+			disabled, waits := tt.disabled, tt.waits
+			if on == "continue" {
+				disabled, waits = !tt.goesOn, tt.waitsGoesOn
+			}
+			if (got.Status == api.StatusDisabled) != disabled || int64(got.Reclaims) != tt.reclaims || got.Claim != nil || got.Lag != 1 {
+				t.Errorf("%d %q, %s: %+v", tt.status, tt.retryAfter, on, got)
+			}
+			if waits >= 0 && (got.NextAttemptAt == nil || *got.NextAttemptAt != clock.Now+waits) {
+				t.Errorf("%d %q, %s: the next attempt at %v, want in %d ms", tt.status, tt.retryAfter, on, got.NextAttemptAt, waits)
+			}
+		}
+	}
+}
+
 // TestRetriesWaitLonger holds the delays of a processor that fails again and again: they grow, and have a limit.
 func TestRetriesWaitLonger(t *testing.T) {
 	t.Parallel()
