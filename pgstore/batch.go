@@ -160,21 +160,28 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 	b.queueKeys(q, n)
 	if len(n.procs) > 0 {
 		names := sortedKeys(n.procs)
-		// With the definition and its secrets, so that an execution needs no read of its own, which could fail once the
-		// claim is made.
-		q.Queue(b.store.q("SELECT "+procColumns+`,
-				coalesce((SELECT spec FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
-				coalesce((SELECT secrets FROM ns.system_procs AS sp WHERE sp.id = system_proc_id), ''),
-				CASE WHEN kind = 'live' THEN coalesce((SELECT open_until FROM ns.live_streams WHERE proc_id = id AND instance <> ''), 0)
-					ELSE 0 END
-			FROM ns.procs WHERE name = ANY($1) ORDER BY id FOR UPDATE`), names).
+		// The topic is only read: the logs below the head that a claim sees cannot change, and GC keeps them for the proc.
+		// The definition and its secrets come along, so that an execution needs no read of its own, which could fail once
+		// the claim is made.
+		q.Queue(b.store.q("SELECT "+procColumns+`, topic, first, head, last_ts, coalesce(spec, ''), coalesce(secrets, ''),
+				coalesce(open_until, 0)
+			FROM ns.procs AS p
+			JOIN (SELECT id AS of_topic, name AS topic, first, head, last_ts FROM ns.topics) AS t ON of_topic = topic_id
+			LEFT JOIN (SELECT id AS of_definition, spec, secrets FROM ns.system_procs) AS sp ON of_definition = system_proc_id
+			LEFT JOIN (SELECT proc_id, open_until FROM ns.live_streams WHERE instance <> '') AS ls ON proc_id = id
+			WHERE name = ANY($1) ORDER BY id FOR UPDATE OF p`), names).
 			Query(func(rows pgx.Rows) error {
-				var spec, secrets string
-				var openUntil int64
+				var t topicRow
+				var q procRow
 				return eachProc(rows, func(p *procRow) {
-					p.spec, p.secrets, p.openUntil = spec, secrets, openUntil
+					p.spec, p.secrets, p.openUntil = q.spec, q.secrets, q.openUntil
 					b.procs[p.Name] = p
-				}, &spec, &secrets, &openUntil)
+					if b.byID[p.TopicID] == nil {
+						read := t
+						read.id, read.stored = p.TopicID, t.head
+						b.byID[p.TopicID] = &read
+					}
+				}, &t.name, &t.first, &t.head, &t.lastTS, &q.spec, &q.secrets, &q.openUntil)
 			})
 	}
 	if len(n.topics) > 0 {
@@ -185,18 +192,6 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 				b.byID[t.id] = t
 			})
 		})
-	}
-	if len(n.procs) > 0 {
-		// A claim only reads its topic: the logs below the head that it sees cannot change, and GC keeps them for the proc.
-		q.Queue(b.store.q(`SELECT id, name, first, head, last_ts FROM ns.topics
-			WHERE id IN (SELECT topic_id FROM ns.procs WHERE name = ANY($1))`), sortedKeys(n.procs)).
-			Query(func(rows pgx.Rows) error {
-				return b.eachTopic(rows, func(t *topicRow) {
-					if b.byID[t.id] == nil {
-						b.byID[t.id] = t
-					}
-				})
-			})
 	}
 	b.queueWindows(q, n.claims)
 	q.Queue(b.store.q("SELECT ns.now_ms()")).QueryRow(func(row pgx.Row) error { return row.Scan(&b.now) })
@@ -351,15 +346,13 @@ func (b *batch) queueWindows(q *pgx.Batch, claims map[string]int) {
 	for name, count := range claims {
 		names, counts = append(names, name), append(counts, count)
 	}
-	q.Queue(b.store.q(`SELECT w.i, w.topic_id, l.seq, l.ts, l.size, CASE WHEN l.sum <= $3 THEN l.body END
+	q.Queue(b.store.q(`SELECT w.i, w.topic_id, l.seq, l.ts, l.size, CASE WHEN l.size * w.count <= $3 THEN l.body END
 		FROM (SELECT u.i, p.topic_id, CASE WHEN u.count > 0 THEN u.count ELSE p.count END AS count, t.head,
 				CASE WHEN p.claim_token = '' THEN p.position ELSE split_part(p.last_claimed, '-', 3)::bigint + 1 END AS first
 			FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS u (name, count, i)
 			JOIN ns.procs AS p ON p.name = u.name JOIN ns.topics AS t ON t.id = p.topic_id) AS w
-		CROSS JOIN LATERAL (SELECT seq, ts, body, octet_length(body)::bigint AS size,
-				sum(octet_length(body)) OVER (ORDER BY seq) AS sum
-			FROM ns.logs WHERE topic_id = w.topic_id AND seq >= w.first
-				AND seq < CASE WHEN w.head - w.first > w.count THEN w.first + w.count ELSE w.head END) AS l -- no overflow
+		CROSS JOIN LATERAL (SELECT seq, ts, body, octet_length(body)::bigint AS size FROM ns.logs
+			WHERE topic_id = w.topic_id AND seq >= w.first AND seq < w.head ORDER BY seq LIMIT w.count) AS l
 		ORDER BY w.i, l.seq`), names, counts, min(claimBodies, batchBodies/len(claims))).
 		Query(func(rows pgx.Rows) error {
 			var i, last, seq int64
@@ -417,14 +410,7 @@ func (b *batch) commit(ctx context.Context) error {
 		q.Queue(b.store.q(`INSERT INTO ns.logs (topic_id, seq, ts, body)
 			SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[])`),
 			b.logs.topics, b.logs.seqs, b.logs.tss, b.logs.bodies)
-		var ids, heads, tss, firstTSs []int64
-		for t := range b.touched {
-			ids, heads, tss, firstTSs = append(ids, t.id), append(heads, t.head), append(tss, t.lastTS), append(firstTSs, t.added[0].ts)
-		}
-		q.Queue(b.store.q(`UPDATE ns.topics AS t SET head = u.head, last_ts = u.ts,
-				created_at = CASE WHEN t.head = 0 THEN u.first_ts ELSE t.created_at END
-			FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u (id, head, ts, first_ts) WHERE t.id = u.id`),
-			ids, heads, tss, firstTSs)
+		b.queueTopics(q)
 	}
 	if len(b.changed) > 0 {
 		b.store.queueProcs(q, b.changedProcs())
@@ -448,6 +434,25 @@ func (b *batch) commit(ctx context.Context) error {
 		return err
 	}
 	return b.lane.resolve(ctx, b.id)
+}
+
+// queueTopics writes the topics that have new logs.
+func (b *batch) queueTopics(q *pgx.Batch) {
+	var ids, heads, tss, firstTSs []int64
+	for t := range b.touched {
+		ids, heads, tss, firstTSs = append(ids, t.id), append(heads, t.head), append(tss, t.lastTS), append(firstTSs, t.added[0].ts)
+	}
+	if len(ids) <= fewRows {
+		for i := range ids {
+			q.Queue(b.store.q(`UPDATE ns.topics SET head = $2, last_ts = $3,
+				created_at = CASE WHEN head = 0 THEN $4 ELSE created_at END WHERE id = $1`), ids[i], heads[i], tss[i], firstTSs[i])
+		}
+		return
+	}
+	q.Queue(b.store.q(`UPDATE ns.topics AS t SET head = u.head, last_ts = u.ts,
+			created_at = CASE WHEN t.head = 0 THEN u.first_ts ELSE t.created_at END
+		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u (id, head, ts, first_ts) WHERE t.id = u.id`),
+		ids, heads, tss, firstTSs)
 }
 
 func (b *batch) changedProcs() []*procRow {
@@ -494,6 +499,13 @@ func (b *batch) queueAckAnswers(q *pgx.Batch) {
 	for id, a := range b.ackAnswers {
 		body, _ := json.Marshal(a.body) // strings and numbers alone
 		ids, tokens, answers = append(ids, id), append(tokens, a.token), append(answers, body)
+	}
+	if len(ids) <= fewRows {
+		for i := range ids {
+			q.Queue(b.store.q(`INSERT INTO ns.ack_answers (proc_id, token, answer) VALUES ($1, $2, $3)
+				ON CONFLICT (proc_id) DO UPDATE SET token = excluded.token, answer = excluded.answer`), ids[i], tokens[i], answers[i])
+		}
+		return
 	}
 	q.Queue(b.store.q(`INSERT INTO ns.ack_answers (proc_id, token, answer)
 		SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])

@@ -88,15 +88,38 @@ type procColumnArrays struct {
 	ackNexts                                                    []*string
 }
 
-// queueProcs queues an UPDATE that writes the procs as they are.
+// liveClaim is the columns of the live claim.
+func (p *procRow) liveClaim() (token string, expires *int64) {
+	if p.Claim == nil {
+		return "", nil
+	}
+	return p.Claim.Token, p.Claim.ExpiresAt
+}
+
+// fewRows is up to how many rows are written by a statement each. unnest takes many rows at once, but costs as much as
+// several of them before the first one.
+const fewRows = 4
+
+// queueProcs queues UPDATEs that write the procs as they are.
 func (s *Store) queueProcs(q *pgx.Batch, procs []*procRow) {
+	if len(procs) <= fewRows {
+		for _, p := range procs {
+			token, expires := p.liveClaim()
+			q.Queue(s.q(`UPDATE ns.procs SET status = $2, count = $3, max_reclaims = $4, reclaim_timeout = $5, on_max_reclaims = $6,
+					position = $7, last_claimed = $8, previous_claimed = $9, last_acked = $10, last_claimed_at = $11,
+					last_acked_at = $12, reclaims = $13, claim_token = $14, claim_expires_at = $15, claim_count = $16, retry = $17,
+					ack_token = $18, ack_next = $19, seeks = $20, next_attempt_at = $21, last_error = $22, expires_at = $23
+				WHERE id = $1`),
+				p.ID, string(p.Status), p.Count, p.MaxReclaims, p.ReclaimTimeout, string(p.OnMaxReclaimsReached), p.Position,
+				p.LastClaimedRange.String(), p.PreviousClaimedRange.String(), p.LastAckedRange.String(), p.LastClaimedAt,
+				p.LastAckedAt, p.Reclaims, token, expires, p.ClaimCount, p.Retry.String(), p.AckToken, p.AckNext, p.Seeks,
+				p.NextAttemptAt, p.LastError, p.ExpiresAt)
+		}
+		return
+	}
 	var c procColumnArrays
 	for _, p := range procs {
-		token := ""
-		var expires *int64
-		if p.Claim != nil {
-			token, expires = p.Claim.Token, p.Claim.ExpiresAt
-		}
+		token, expires := p.liveClaim()
 		c.ids = append(c.ids, p.ID)
 		c.statuses = append(c.statuses, string(p.Status))
 		c.counts = append(c.counts, p.Count)

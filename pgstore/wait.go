@@ -47,8 +47,16 @@ func (s *Store) Wait(ctx context.Context, req api.WaitRequest) (api.Waited, erro
 			return api.Waited{}, ctx.Err()
 		}
 		timer.Stop()
+		select { // busy procs give a hint with every ack
+		case <-time.After(waitGap):
+		case <-ctx.Done():
+			return api.Waited{}, ctx.Err()
+		}
 	}
 }
+
+// waitGap is the least time from a hint to the look that follows it: many hints come to one look.
+const waitGap = 5 * time.Millisecond
 
 // lags answers the lag of each proc, and whether all have what is waited for, at one instant: that of the one statement.
 func (s *Store) lags(ctx context.Context, req *api.WaitRequest) (api.Waited, error) {

@@ -268,6 +268,10 @@ type message struct {
 // notifyLimit is the size of a payload that NOTIFY takes for sure (PostgreSQL: below 8,000 bytes).
 const notifyLimit = 7_000
 
+// notifyGap is the least time between two messages: under load each commit would send one, which would cost the database
+// as much as a small commit does, and wake every server up. The first one after a quiet moment goes out at once.
+const notifyGap = 5 * time.Millisecond
+
 // notify tells the other servers what has changed, on a connection of its own: NOTIFY takes a lock that all transactions
 // of the cluster which notify share, and must not hold up a commit. Nothing is lost when a server dies that a poll
 // would not find, so it need not be durable.
@@ -300,6 +304,11 @@ func (h *hub) notify(ctx context.Context) error {
 				}
 				break // their polls will find it
 			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(notifyGap):
 		}
 	}
 }
