@@ -76,16 +76,16 @@ func LogBody(data []byte) (json.RawMessage, error) {
 	if depth(text) > MaxDepth {
 		return nil, Errorf(CodeInvalidLogFormat, "the log's body is nested deeper than %d", MaxDepth)
 	}
-	if err := checkJSON(text); err != nil {
-		return nil, err
+	var b bytes.Buffer
+	b.Grow(len(text))
+	if err := json.Compact(&b, text); err != nil { // it checks the syntax as it goes
+		if err := checkJSON(text); err != nil { // which tells where
+			return nil, err
+		}
+		return nil, Errorf(CodeInvalidRequest, "malformed JSON: %s", err.Error())
 	}
 	if text[0] != '{' && text[0] != '[' {
 		return nil, Errorf(CodeInvalidLogFormat, "a log's body is a JSON object or array")
-	}
-	var b bytes.Buffer
-	b.Grow(len(text))
-	if err := json.Compact(&b, text); err != nil {
-		return nil, Errorf(CodeInvalidRequest, "malformed JSON: %s", err.Error())
 	}
 	if b.Len() > MaxBodySize {
 		return nil, Errorf(CodeTooLarge, "a log's body has at most %d bytes, this one has %d", MaxBodySize, b.Len())

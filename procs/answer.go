@@ -64,18 +64,22 @@ func output(contentType string, body []byte, to []string) ([]api.NewLog, error) 
 		return addressed(body, to)
 	}
 	switch {
-	case !json.Valid(body):
-		return nil, errNotJSON
 	case string(body) == "null":
 		return nil, nil
 	case body[0] == '{':
-		return spread([]json.RawMessage{body}, to)
+		logs, err := spread([]json.RawMessage{body}, to)
+		if err != nil && !json.Valid(body) {
+			err = errNotJSON
+		}
+		return logs, err
 	case body[0] == '[':
 		var elements []json.RawMessage // each as it is written
 		if err := json.Unmarshal(body, &elements); err != nil {
 			return nil, errNotJSON
 		}
 		return spread(elements, to)
+	case !json.Valid(body):
+		return nil, errNotJSON
 	}
 	return nil, failed(nil, "the answer is no object or array")
 }
