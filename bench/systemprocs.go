@@ -143,7 +143,7 @@ func (r *jobs) drain(ctx context.Context, procs, logs, count int) (float64, erro
 	}
 	begin := time.Now()
 	release()
-	if err := r.wait(ctx, names); err != nil {
+	if err := r.wait(ctx, names, procs*((logs+count-1)/count)); err != nil {
 		return 0, err
 	}
 	rate := float64(procs*logs) / time.Since(begin).Seconds()
@@ -158,8 +158,16 @@ func (r *jobs) drain(ctx context.Context, procs, logs, count int) (float64, erro
 	return rate, nil
 }
 
-// wait returns when procs have nothing left to do.
-func (r *jobs) wait(ctx context.Context, procs []string) error {
+// wait returns when the webhook was called so often since it was released, and procs have nothing left to do. The server
+// is asked in the end alone: asking costs it as much as working.
+func (r *jobs) wait(ctx context.Context, procs []string, calls int) error {
+	for r.hook.calls.Load() < int64(calls) {
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	for {
 		waited, err := r.WaitForProcs(ctx, api.WaitRequest{Procs: procs, Timeout: new(int64(60_000))})
 		if err != nil || waited.Done {
@@ -247,6 +255,7 @@ func listenSilently() (net.Listener, error) {
 type echo struct {
 	url      string // a proc's is below it
 	server   *http.Server
+	calls    atomic.Int64
 	gate     atomic.Pointer[chan struct{}] // open when closed
 	arrivals sync.Map                      // path → chan time.Time
 }
@@ -269,6 +278,7 @@ func (e *echo) close() { _ = e.server.Close() }
 func (e *echo) hold() (release func()) {
 	gate := make(chan struct{})
 	e.gate.Store(&gate)
+	e.calls.Store(0)
 	return func() { close(gate) }
 }
 
@@ -291,6 +301,7 @@ func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is no call of a processor", http.StatusInternalServerError)
 		return
 	}
+	e.calls.Add(1)
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(logs[:len(logs)-1])
 }
