@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser lint vuln fuzz bench-systemprocs compose-check postgres postgres-for-test browser-for-test
+.PHONY: help build run test test-browser lint vuln fuzz bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 
 bench-systemprocs: build ## measure systemProcs against their bars (about 3 minutes)
 	@go run ./bench systemprocs
+
+bench-streams: build ## measure the streams against their bars (about 6 minutes)
+	@go run ./bench streams
 
 compose-check: ## check docker-compose.yml (needs docker compose)
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \
