@@ -295,13 +295,10 @@ func (l *liveStream) run(ctx context.Context, c *connection) {
 		case turn.End != "":
 			l.send(c, "end", encode(liveProcEnd{turn.End}))
 			return
-		case turn.Claimed != nil:
-			if !l.deliver(c, turn.Claimed) {
-				return
-			}
-		default:
-			l.wait(ctx, c, wait, watch.C, heartbeat.C)
+		case turn.Claimed != nil && !l.deliver(c, turn.Claimed):
+			return
 		}
+		l.wait(ctx, c, wait, watch.C, heartbeat.C) // what has changed since the turn was asked for has left a hint
 	}
 }
 

@@ -106,6 +106,7 @@ type batch struct {
 	touched    map[*topicRow]struct{}
 	changed    map[*procRow]struct{}
 	ackAnswers map[int64]ackAnswer
+	streamed   map[string]claimedLogs // by liveProc: what acks have claimed for its stream
 }
 
 // logColumns are the logs to insert.
@@ -118,7 +119,8 @@ func newBatch(l *lane) *batch {
 	return &batch{lane: l, store: l.store, conn: l.conn, id: newUUID(),
 		topics: map[string]*topicRow{}, byID: map[int64]*topicRow{}, procs: map[string]*procRow{},
 		keys: map[keyID]*keyRow{}, entries: map[windowStart]fetched{},
-		touched: map[*topicRow]struct{}{}, changed: map[*procRow]struct{}{}, ackAnswers: map[int64]ackAnswer{}}
+		touched: map[*topicRow]struct{}{}, changed: map[*procRow]struct{}{}, ackAnswers: map[int64]ackAnswer{},
+		streamed: map[string]claimedLogs{}}
 }
 
 // prepare begins the transaction, locks what the requests need, and lets each decide. missing are topics that are to be
@@ -474,6 +476,9 @@ func (b *batch) announce() {
 		c.proc(p)
 	}
 	b.store.meters.committed(len(b.logs.seqs))
+	for proc, c := range b.streamed {
+		b.store.hub.keep(proc, c)
+	}
 	b.store.hub.publish(c)
 }
 

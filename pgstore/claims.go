@@ -400,9 +400,13 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 			}
 		}
 		p.AckNext = &token
-	} else if p.openUntil > b.now && p.CanClaim() == nil { // its stream waits for the next logs, and reads them then
-		if _, _, err := b.claim(ctx, p, 0, newToken()); err != nil {
+	} else if p.openUntil > b.now && p.CanClaim() == nil { // its stream waits for the next logs
+		claim, logs, err := b.claim(ctx, p, 0, newToken())
+		if err != nil {
 			return err
+		}
+		if claim != nil && logs != nil {
+			b.streamed[p.Name] = claimedLogs{claim.Token, logs}
 		}
 	}
 	o.proc = *p

@@ -158,6 +158,9 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 	if claim.Token == held {
 		return turn, nil
 	}
+	if logs == nil {
+		logs = s.hub.take(p.Name, claim.Token)
+	}
 	turn.Claimed, err = s.deliver(ctx, p, *claim, logs)
 	if code := api.CodeOf(err); code == api.CodeClaimLost || code == api.CodeInvalidTopic {
 		turn.Wait, err = 1, nil // the next turn tells why

@@ -49,9 +49,16 @@ type hub struct {
 	procs     map[string]map[*watcher]struct{}
 	jobs      map[*watcher]struct{}
 	jobTopics map[string]struct{}
-	heads     map[string]int64 // the last heads told of watched topics
+	heads     map[string]int64       // the last heads told of watched topics
+	claimed   map[string]claimedLogs // of watched procs: what acks have claimed for their streams
 	outbox    outbox
 	ready     chan struct{} // the outbox has something; capacity 1
+}
+
+// claimedLogs are the logs that a claim hands out.
+type claimedLogs struct {
+	token string
+	logs  []api.Log
 }
 
 // outbox gathers what is to be told to the other servers.
@@ -76,7 +83,7 @@ func (w *watcher) wake() {
 func newHub(s *Store) *hub {
 	return &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
 		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]int64{},
-		outbox: newOutbox(), ready: make(chan struct{}, 1)}
+		claimed: map[string]claimedLogs{}, outbox: newOutbox(), ready: make(chan struct{}, 1)}
 }
 
 func newOutbox() outbox {
@@ -103,7 +110,9 @@ func (s *Store) Watch(topics, procs []string) api.Watch {
 			}
 		}
 		for _, name := range procs {
-			unsubscribe(h.procs, name, w)
+			if unsubscribe(h.procs, name, w) {
+				delete(h.claimed, name)
+			}
 		}
 	}}
 }
@@ -142,6 +151,27 @@ func wakeAll(watchers map[*watcher]struct{}) {
 	for w := range watchers {
 		w.wake()
 	}
+}
+
+// keep keeps the logs of a claim for the proc's stream, if it is on this server: one claim, for as long as it watches.
+func (h *hub) keep(proc string, c claimedLogs) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.procs[proc]) > 0 {
+		h.claimed[proc] = c
+	}
+}
+
+// take answers the logs of a claim that were kept; nil where they are to be read.
+func (h *hub) take(proc, token string) []api.Log {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, ok := h.claimed[proc]
+	if !ok || c.token != token {
+		return nil
+	}
+	delete(h.claimed, proc)
+	return c.logs
 }
 
 // publish wakes the waiters of this server at once, and has the others told.
