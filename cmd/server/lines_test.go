@@ -22,7 +22,7 @@ func TestLinesTakeConstantMemory(t *testing.T) {
 		t.Skip("it takes a million logs, and asks Linux for the server's memory")
 	}
 	t.Parallel()
-	const logs, most = 1_000_000, 50 << 20
+	const logs, most = 1_000_000, raceFactor * (50 << 20)
 	dbURL := pgtest.Database(t)
 	p := launch(t, nil, "--database-url", dbURL, "--unsafe-durability", "--listen", "127.0.0.1:0", "--workers", "0")
 	url := p.url(t)

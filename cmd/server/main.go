@@ -72,7 +72,7 @@ func serve(args []string) int {
 
 // ballastSize is memory that is never touched, and so never taken from the machine, but counts as heap: a server with a
 // few MB of its own would collect garbage after every few MB more, hundreds of times a second under load.
-const ballastSize = 24 << 20
+const ballastSize = 16 << 20
 
 // untilSignal is a context that the first SIGINT or SIGTERM ends. A second one ends the process at once.
 func untilSignal() context.Context {
