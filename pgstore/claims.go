@@ -218,9 +218,20 @@ func (s *Store) until(ctx context.Context, at int64) time.Duration {
 // silent must not hold the request.
 const deliverTimeout = 30 * time.Second
 
-// deliver answers a claim that was committed, with its logs, which it reads unless they were read along. Where the logs have gone with their topic it answers
-// CodeInvalidTopic, where the claim was lost and GC came, CodeClaimLost.
+// deliver answers a claim that was just made; one whose logs cannot be read is undone, since nobody has seen it.
 func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim, logs []api.Log) (*api.Claimed, error) {
+	claimed, err := s.handOut(ctx, p, claim, logs)
+	switch api.CodeOf(err) {
+	case "", api.CodeClaimLost, api.CodeInvalidTopic:
+	default:
+		_ = s.UndoClaim(context.WithoutCancel(ctx), p.Name, claim.Token)
+	}
+	return claimed, err
+}
+
+// handOut answers a claim that was committed, with its logs, which it reads unless they were read along. Where the logs
+// have gone with their topic it answers CodeInvalidTopic, where the claim was lost and GC came, CodeClaimLost.
+func (s *Store) handOut(ctx context.Context, p *procRow, claim api.Claim, logs []api.Log) (*api.Claimed, error) {
 	claimed := &api.Claimed{Proc: p.Name, Topic: p.Topic, Claim: claim, Logs: logs}
 	if logs != nil {
 		return claimed, nil
@@ -231,7 +242,6 @@ func (s *Store) deliver(ctx context.Context, p *procRow, claim api.Claim, logs [
 	var err error
 	claimed.Logs, err = s.claimedLogs(reading, p.TopicID, r)
 	if err != nil {
-		_ = s.UndoClaim(context.WithoutCancel(ctx), p.Name, claim.Token)
 		return nil, mapError(err)
 	}
 	if len(claimed.Logs) != r.Len() {

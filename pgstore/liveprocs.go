@@ -161,7 +161,7 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 	if logs == nil {
 		logs = s.hub.take(p.Name, claim.Token)
 	}
-	turn.Claimed, err = s.deliver(ctx, p, *claim, logs)
+	turn.Claimed, err = s.handOut(ctx, p, *claim, logs) // not undone: an earlier stream may have sent it
 	if code := api.CodeOf(err); code == api.CodeClaimLost || code == api.CodeInvalidTopic {
 		turn.Wait, err = 1, nil // the next turn tells why
 	}
