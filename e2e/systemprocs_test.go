@@ -234,6 +234,14 @@ func testPatchSystemProc(w procWire) {
 	}
 	w.get("/v1/system-procs/patch").tellsAs(a)
 
+	// By the proc's own route, too, a claim is not to end before its call does.
+	w.send(http.MethodPatch, "/v1/procs/patch", `{"reclaimTimeout":700}`).isProblem(400, "invalid_request")
+	w.get("/v1/system-procs/patch").tellsAs(a)
+	w.send(http.MethodPatch, "/v1/procs/patch", `{"reclaimTimeout":701}`).is(200)
+	w.send(http.MethodPatch, "/v1/system-procs/patch", `{"processor":{"url":"`+nowhere+`","timeout":701}}`).isProblem(400, "invalid_request")
+	w.send(http.MethodPatch, "/v1/procs/patch", `{"reclaimTimeout":777}`).is(200)
+	w.get("/v1/system-procs/patch").tellsAs(a)
+
 	// A list gains and loses topics, and their procs.
 	w.post("/v1/system-procs", `{"name":"patch_l","from":["patch_a","patch_b"],"processor":"`+nowhere+`"}`).is(201)
 	w.send(http.MethodPut, "/v1/procs/patch_l__patch_d", `{"topic":"patch_a"}`).is(201)

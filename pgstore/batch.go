@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -17,20 +18,29 @@ type needs struct {
 	keys   map[keyID]*api.IdempotencyKey
 	procs  map[string]struct{}
 	topics map[string]struct{}
-	claims map[string]int // the procs that are to be claimed, with the count asked for; 0: the proc's own
+	claims map[string]ask // by the proc that is to be claimed
+}
+
+// ask is what a claim asks for: so many logs (0: the proc's own count), as soon as the live claim is acked or without one.
+type ask struct {
+	count int
+	acks  bool
 }
 
 func newNeeds() *needs {
 	return &needs{keys: map[keyID]*api.IdempotencyKey{}, procs: map[string]struct{}{}, topics: map[string]struct{}{},
-		claims: map[string]int{}}
+		claims: map[string]ask{}}
 }
 
 func (n *needs) proc(name string) { n.procs[name] = struct{}{} }
 
-// claim tells that the next count logs of a proc will be asked for.
-func (n *needs) claim(name string, count int) {
+// claim tells that the next logs of a proc will be asked for. Of several requests of one proc an ack counts, else the last
+// one: what it tells is read ahead, and whatever else is needed is read when it is.
+func (n *needs) claim(name string, a ask) {
 	n.proc(name)
-	n.claims[name] = max(n.claims[name], count)
+	if a.acks || !n.claims[name].acks {
+		n.claims[name] = a
+	}
 }
 
 func (n *needs) logs(logs []api.NewLog) {
@@ -80,7 +90,7 @@ type windowStart struct {
 	first int64
 }
 
-// fetched is what was read of a window; it may be shorter than n only if logs are missing.
+// fetched is what was read of a window of n logs; it is shorter only if logs are missing.
 type fetched struct {
 	n       int64
 	entries []entry
@@ -144,6 +154,9 @@ func (b *batch) prepare(ctx context.Context, requests []*request) (missing []str
 		slices.Sort(missing)
 		return missing, nil
 	}
+	if len(requests) > 1 && b.windowRows(n.claims) > batchRows {
+		return nil, errTooManyRows
+	}
 	b.answers = make([]error, len(requests))
 	for i, r := range requests {
 		err := r.op.apply(ctx, b)
@@ -162,7 +175,8 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 	b.queueKeys(q, n)
 	if len(n.procs) > 0 {
 		names := sortedKeys(n.procs)
-		// The topic is only read: the logs below the head that a claim sees cannot change, and GC keeps them for the proc.
+		// The topic is only read, as of the statement's begin: the logs below the head that a claim sees cannot change, and GC
+		// keeps them for the proc. What was committed while the statement waited for a row is the next look's.
 		// The definition and its secrets come along, so that an execution needs no read of its own, which could fail once
 		// the claim is made.
 		q.Queue(b.store.q("SELECT "+procColumns+`, topic, first, head, last_ts, coalesce(spec, ''), coalesce(secrets, ''),
@@ -174,16 +188,16 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 			WHERE name = ANY($1) ORDER BY id FOR UPDATE OF p`), names).
 			Query(func(rows pgx.Rows) error {
 				var t topicRow
-				var q procRow
+				var beside procRow
 				return eachProc(rows, func(p *procRow) {
-					p.spec, p.secrets, p.openUntil = q.spec, q.secrets, q.openUntil
+					p.spec, p.secrets, p.openUntil = beside.spec, beside.secrets, beside.openUntil
 					b.procs[p.Name] = p
 					if b.byID[p.TopicID] == nil {
 						read := t
 						read.id, read.stored = p.TopicID, t.head
 						b.byID[p.TopicID] = &read
 					}
-				}, &t.name, &t.first, &t.head, &t.lastTS, &q.spec, &q.secrets, &q.openUntil)
+				}, &t.name, &t.first, &t.head, &t.lastTS, &beside.spec, &beside.secrets, &beside.openUntil)
 			})
 	}
 	if len(n.topics) > 0 {
@@ -201,13 +215,13 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 		return err
 	}
 	for name, p := range b.procs {
-		if topic := b.byID[p.TopicID]; topic == nil || p.gone(b.now) {
+		if p.gone(b.now) {
 			delete(b.procs, name)
-		} else {
-			p.Topic, p.readAt = topic.name, b.now
-			if p.Expire(b.now) {
-				b.changed[p] = struct{}{}
-			}
+			continue
+		}
+		p.Topic, p.readAt = b.byID[p.TopicID].name, b.now
+		if p.Expire(b.now) {
+			b.changed[p] = struct{}{}
 		}
 	}
 	return nil
@@ -337,40 +351,66 @@ const (
 	batchBodies = 4 << 20   // of all claims in a batch
 )
 
+// batchRows is how many logs the claims of one batch may look at: more would hold its locks for long.
+const batchRows = 100_000
+
+// errTooManyRows says that the requests are too much for one batch.
+var errTooManyRows = errors.New("the claims of a batch look at too many logs")
+
+// windowRows is how many logs the claims may look at.
+func (b *batch) windowRows(claims map[string]ask) (rows int64) {
+	for name, a := range claims {
+		if p := b.procs[name]; p != nil {
+			rows += max(0, min(int64(cmp.Or(a.count, p.Count)), b.byID[p.TopicID].head-p.Position))
+		}
+	}
+	return rows
+}
+
 // queueWindows reads, in the round trip that locks, what the claims will ask for: sizes, and bodies while they are few. The
-// next logs of a proc begin at its position, or, while it is claimed, after its claim, which is about to be acked. Where
-// that is not what is asked for in the end, window reads again.
-func (b *batch) queueWindows(q *pgx.Batch, claims map[string]int) {
+// next logs of a proc begin at its position, or after the claim that is about to be acked. Nothing is read for a proc that
+// cannot be claimed. Where that is not what is asked for in the end, window reads again.
+func (b *batch) queueWindows(q *pgx.Batch, claims map[string]ask) {
 	if len(claims) == 0 {
 		return
 	}
-	names, counts := make([]string, 0, len(claims)), make([]int, 0, len(claims))
-	for name, count := range claims {
-		names, counts = append(names, name), append(counts, count)
+	var names []string
+	var counts []int
+	var acks []bool
+	for name, a := range claims {
+		names, counts, acks = append(names, name), append(counts, a.count), append(acks, a.acks)
 	}
-	q.Queue(b.store.q(`SELECT w.i, w.topic_id, l.seq, l.ts, l.size, CASE WHEN l.size * w.count <= $3 THEN l.body END
+	q.Queue(b.store.q(`SELECT w.i, w.topic_id, l.seq, l.ts, l.size, CASE WHEN l.size * w.count <= $4 THEN l.body END
 		FROM (SELECT u.i, p.topic_id, CASE WHEN u.count > 0 THEN u.count ELSE p.count END AS count, t.head,
-				CASE WHEN p.claim_token = '' THEN p.position ELSE split_part(p.last_claimed, '-', 3)::bigint + 1 END AS first
-			FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS u (name, count, i)
-			JOIN ns.procs AS p ON p.name = u.name JOIN ns.topics AS t ON t.id = p.topic_id) AS w
+				CASE WHEN u.acks AND p.claim_token <> '' THEN split_part(p.last_claimed, '-', 3)::bigint + 1 ELSE p.position END AS first
+			FROM unnest($1::text[], $2::int[], $3::bool[]) WITH ORDINALITY AS u (name, count, acks, i)
+			JOIN ns.procs AS p ON p.name = u.name JOIN ns.topics AS t ON t.id = p.topic_id
+			WHERE p.status = 'active' AND (u.acks OR p.claim_token = '' OR p.claim_expires_at <= ns.now_ms())) AS w
 		CROSS JOIN LATERAL (SELECT seq, ts, body, octet_length(body)::bigint AS size FROM ns.logs
-			WHERE topic_id = w.topic_id AND seq >= w.first AND seq < w.head ORDER BY seq LIMIT w.count) AS l
-		ORDER BY w.i, l.seq`), names, counts, min(claimBodies, batchBodies/len(claims))).
+			WHERE topic_id = w.topic_id AND seq >= w.first AND seq < w.head ORDER BY seq LIMIT least(w.count, $5)) AS l
+		ORDER BY w.i, l.seq`), names, counts, acks, min(claimBodies, batchBodies/len(claims)), max(1, batchRows/len(claims))).
 		Query(func(rows pgx.Rows) error {
 			var i, last, seq int64
 			var start windowStart
-			var e entry
-			_, err := pgx.ForEachRow(rows, []any{&i, &start.topic, &seq, &e.ts, &e.size, &e.body}, func() error {
-				if i != last {
-					last, start.first = i, seq
-					b.entries[start] = fetched{}
+			var entries []entry
+			keep := func() { // procs at one place of a topic share what was read for the one that asks for most
+				if len(entries) > len(b.entries[start].entries) {
+					b.entries[start] = fetched{int64(len(entries)), entries}
 				}
-				f := b.entries[start]
-				f.n, f.entries = f.n+1, append(f.entries, e)
-				b.entries[start] = f
+				entries = nil
+			}
+			var topic int64
+			var e entry
+			_, err := pgx.ForEachRow(rows, []any{&i, &topic, &seq, &e.ts, &e.size, &e.body}, func() error {
+				if i != last {
+					keep()
+					last, start = i, windowStart{topic, seq}
+				}
+				entries = append(entries, e)
 				e.body = nil
 				return nil
 			})
+			keep()
 			return err
 		})
 }

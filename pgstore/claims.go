@@ -40,22 +40,12 @@ func (o *claimOp) needs(n *needs) {
 		if o.any {
 			n.proc(name)
 		} else {
-			n.claim(name, optional(o.request(name).Count))
+			n.claim(name, ask{count: optional(o.request(name).Count)})
 		}
 	}
 }
 
-func (o *claimOp) size() int {
-	size := 64 * len(o.names)
-	if !o.any {
-		size += windowEntry * optional(o.request(o.names[0]).Count)
-	}
-	return size
-}
-
-// windowEntry is what one log that a claim may look at counts for in a batch: a thousand great claims in one would keep
-// their rows locked for longer than lockPhase.
-const windowEntry = 8
+func (o *claimOp) size() int { return 64 * len(o.names) }
 
 func (o *claimOp) apply(ctx context.Context, b *batch) error {
 	o.unknown, o.claim, o.logs, o.waitFor = nil, nil, nil, nil
@@ -353,19 +343,13 @@ type ackOp struct {
 func (o *ackOp) needs(n *needs) {
 	n.logs(o.req.Logs)
 	if o.req.ClaimNext || strings.HasPrefix(o.name, liveProcPrefix) {
-		n.claim(o.name, optional(o.req.Count))
+		n.claim(o.name, ask{optional(o.req.Count), true})
 	} else {
 		n.proc(o.name)
 	}
 }
 
-func (o *ackOp) size() int {
-	size := o.bytes + 64
-	if o.req.ClaimNext {
-		size += windowEntry * optional(o.req.Count)
-	}
-	return size
-}
+func (o *ackOp) size() int { return o.bytes + 64 }
 
 func (o *ackOp) apply(ctx context.Context, b *batch) error {
 	o.repeat, o.acked, o.ids, o.next, o.logs, o.answer, o.ackNext = false, api.Range{}, nil, nil, nil, nil, nil
@@ -438,7 +422,11 @@ func (s *Store) ack(ctx context.Context, o *ackOp) (api.Acked, error) {
 		answer = api.Acked{Acked: o.answer.Acked, IDs: o.answer.IDs, One: o.answer.One, NextAsked: o.ackNext != nil}
 	}
 	if o.next != nil {
-		next, err := s.deliver(ctx, &o.proc, *o.next, o.logs)
+		give := s.deliver
+		if o.repeat { // the first answer may have told of it
+			give = s.handOut
+		}
+		next, err := give(ctx, &o.proc, *o.next, o.logs)
 		switch api.CodeOf(err) {
 		case "":
 			answer.Next = next

@@ -285,6 +285,11 @@ func (l *lane) run(ctx context.Context, requests []*request) {
 		case errors.Is(err, errUnknown): // before all else: whatever its cause is, nothing is tried again
 			l.fail(requests, unavailable(err))
 			return
+		case errors.Is(err, errTooManyRows):
+			half := len(requests) / 2
+			l.run(ctx, requests[:half])
+			l.run(ctx, requests[half:])
+			return
 		case sqlState(err) == stateLockTimeout:
 			if blocked++; blocked > 3 {
 				l.oneByOne(ctx, requests, mapError(err))

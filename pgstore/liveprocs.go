@@ -115,6 +115,10 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 // Turn implements api.LiveProcs.
 func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn api.StreamTurn, err error) {
 	p, r, now, err := s.readLiveProc(ctx, stream.LiveProc)
+	if disconnected(err) && ctx.Err() == nil {
+		s.pool.Reset()
+		p, r, now, err = s.readLiveProc(ctx, stream.LiveProc)
+	}
 	if err != nil {
 		return turn, mapError(err)
 	}
@@ -173,11 +177,11 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 func (s *Store) readLiveProc(ctx context.Context, name string) (p *procRow, r streamRow, now int64, err error) {
 	var topic string
 	var head int64
-	p, err = scanProc(s.pool.QueryRow(ctx, s.q(`SELECT p.*, t.name, t.head, ns.now_ms(), coalesce(l.connections, 0),
-			coalesce(l.connection, 0), coalesce(l.instance, ''), coalesce(l.open_until, 0), coalesce(l.cancelled, false)
+	p, err = scanProc(s.pool.QueryRow(ctx, s.q(`SELECT p.*, t.name, t.head, ns.now_ms(), coalesce(l.instance, ''),
+			coalesce(l.cancelled, false)
 		FROM (SELECT `+procColumns+` FROM ns.procs) AS p JOIN ns.topics AS t ON t.id = p.topic_id
 		LEFT JOIN ns.live_streams AS l ON l.proc_id = p.id WHERE p.name = $1`), name),
-		&topic, &head, &now, &r.connections, &r.connection, &r.instance, &r.openUntil, &r.cancelled)
+		&topic, &head, &now, &r.instance, &r.cancelled)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, r, 0, nil
 	}

@@ -239,7 +239,18 @@ func (s *Store) changeProc(ctx context.Context, name string, rule func(now int64
 // PatchProc implements api.Procs.
 func (s *Store) PatchProc(ctx context.Context, name string, patch api.ProcPatch) (api.Proc, error) {
 	return s.changeProc(ctx, name, func(_ int64, p *procRow) error {
-		patch.Apply(&p.Proc)
+		changed := p.Proc
+		patch.Apply(&changed)
+		if p.Kind == api.KindSystem { // whose call is to end before its claim does
+			spec, err := p.definition()
+			if err == nil {
+				err = spec.Processor.Validate(changed.ReclaimTimeout)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		p.Proc = changed
 		return nil
 	})
 }

@@ -277,6 +277,9 @@ func (s *Store) PatchSystemProc(ctx context.Context, name string, patch api.Syst
 		for _, p := range procs {
 			if slices.Contains(row.spec.From.List, p.Topic) {
 				options.Apply(&p.Proc)
+				if err := row.spec.Processor.Validate(p.ReclaimTimeout); err != nil { // which may be the proc's own by now
+					return err
+				}
 				kept = append(kept, p)
 			} else {
 				left = append(left, p)
@@ -403,10 +406,15 @@ func (s *Store) ClaimJob(ctx context.Context, proc, token string) (*api.Executio
 	return execution(&o.proc, claimed)
 }
 
+// definition is that of a systemProc's proc, read in a batch.
+func (p *procRow) definition() (spec api.SystemProcSpec, err error) {
+	return spec, json.Unmarshal([]byte(p.spec), &spec)
+}
+
 // execution adds to a claim what its worker needs.
 func execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
-	var spec api.SystemProcSpec
-	if err := json.Unmarshal([]byte(p.spec), &spec); err != nil {
+	spec, err := p.definition()
+	if err != nil {
 		return nil, err
 	}
 	secrets, err := parseSecrets(p.secrets)
