@@ -47,10 +47,10 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-bench-systemprocs: build ## measure systemProcs against their bars (about 3 minutes)
+bench-systemprocs: build postgres ## measure systemProcs against their bars (about 3 minutes)
 	@go run ./bench systemprocs
 
-bench-streams: build ## measure the streams against their bars (about 6 minutes)
+bench-streams: build postgres ## measure the streams against their bars (about 6 minutes)
 	@go run ./bench streams
 
 compose-check: ## check docker-compose.yml (needs docker compose)

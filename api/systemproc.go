@@ -344,7 +344,7 @@ type Execution struct {
 	Count          int       // the proc's own, whatever the number of Logs
 	Secrets        []string  // those that sign it, as of the claim, newest first
 	ReclaimTimeout int64     // ms, -1 never
-	WebhookID      string    // the same for every attempt of this range, and for no other one
+	WebhookID      string    // the same for every attempt of this range, and for no other one of the namespace
 }
 
 // Jobs is the role of the store that the workers of systemProcs use.

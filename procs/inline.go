@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type inline struct {
 	enabled  bool
 	programs programs
 	logger   *slog.Logger
+	cores    chan struct{} // a place for each function that runs: more of them at a time would take each other's time
 
 	mu    sync.Mutex
 	stuck map[task]*inlineRun // given up, and still running
@@ -38,7 +40,7 @@ type task struct{ proc, text string }
 
 func newInline(c *Config) *inline {
 	return &inline{enabled: c.Inline, programs: programs{byText: map[string]*program{}}, logger: c.Logger,
-		stuck: map[task]*inlineRun{}}
+		cores: make(chan struct{}, runtime.GOMAXPROCS(0)), stuck: map[task]*inlineRun{}}
 }
 
 // check answers CodeNoValidProcessor for a text that is no function, or where inline processors do not run.
@@ -59,6 +61,12 @@ func (p *inline) process(ctx context.Context, e *api.Execution) (answer, error) 
 	t := task{e.Proc, e.Processor.Inline}
 	if p.isStuck(t) {
 		return answer{}, failed(nil, "an earlier attempt still runs, in a step that cannot be interrupted")
+	}
+	select {
+	case p.cores <- struct{}{}:
+		defer func() { <-p.cores }() // also when the run is given up: two of them must not stop all others
+	case <-ctx.Done():
+		return answer{}, context.Cause(ctx)
 	}
 	limit := milliseconds(e.Processor.CallTimeout(e.ReclaimTimeout))
 	timer := time.NewTimer(limit)

@@ -56,6 +56,29 @@ func first(a answer, err error) string {
 	return strings.Join(lines, "\n")
 }
 
+// TestInlineWaitsForACore: a function's time begins when it runs, and one that waits gives up with its call.
+func TestInlineWaitsForACore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := inlines()
+		for range cap(p.cores) {
+			p.cores <- struct{}{}
+		}
+		ended := make(chan string, 1)
+		go func() { ended <- first(p.process(t.Context(), execution(`() => ({n: 1})`, "{}"))) }()
+		time.Sleep(time.Minute) // of the bubble
+		<-p.cores
+		if got := <-ended; got != `{"n":1}` {
+			t.Error(got)
+		}
+		p.cores <- struct{}{}
+		ctx, cut := context.WithCancelCause(t.Context())
+		cut(errLost)
+		if _, err := p.process(ctx, execution(`() => ({n: 1})`, "{}")); !errors.Is(err, errLost) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestInline(t *testing.T) {
 	const body = `{"b":1,"a":{"2":0,"1":[true,false,null,-0,1e400,1e2,12345678901234567890]},"__proto__":5,"d":1,"d":2}`
 	tests := map[string]struct{ text, want string }{

@@ -14,8 +14,8 @@ import (
 	"pipeproc/procs"
 )
 
-// webhookReach says which addresses webhooks may be called at: besides public ones those opened, and loopback ones while no other
-// machine reaches this server; never those at which the server and its database listen.
+// webhookReach says which addresses webhooks may be called at: besides public ones those opened, and loopback ones while
+// every listener is one or a Unix socket; never those at which the server and its database listen.
 func webhookReach(opened []netip.Prefix, listeners []listener, database []databaseHost) procs.Reach {
 	own := &ownAddresses{database: database, interfaces: net.InterfaceAddrs, lookup: net.DefaultResolver.LookupNetIP}
 	r := procs.Reach{Allow: opened, Loopback: true, Own: own.has}
