@@ -192,10 +192,10 @@ type Tailer interface {
 	// Heads answers, for each topic that exists now, its id, first retained seq and head. Unknown topics are absent.
 	Heads(ctx context.Context, topics []string) (map[string]TopicHead, error)
 
-	// ReadFrom answers logs of the topic with that id from seq on, at most limit logs and MaxPageBytes, at least one if
-	// there is one. first is the first retained seq: when it is greater than seq, the logs between were collected, and the
+	// ReadFrom answers logs of the topic with that id from seq on, at most limit logs and size bytes of bodies, at least one
+	// if there is one. first is the first retained seq: when it is greater than seq, the logs between were collected, and the
 	// answer starts at first. exists is false once the topic was deleted.
-	ReadFrom(ctx context.Context, topicID, seq int64, limit int) (logs []Log, first int64, exists bool, err error)
+	ReadFrom(ctx context.Context, topicID, seq int64, limit, size int) (logs []Log, first int64, exists bool, err error)
 }
 
 // TopicHead is the moving part of a topic.

@@ -128,7 +128,7 @@ type LiveProcs interface {
 	// OpenStream makes a connection the liveProc's stream, and ends an earlier one (it sees EndReplaced). connection 0 asks
 	// for the next number. A number presented again is kept; it is refused (ok false) while a greater number is open. Both
 	// are refused when the liveProc is disabled or cancelled. Errors: CodeInvalidProc (also a proc of another kind, or an
-	// expired one).
+	// expired one), CodeInvalidRequest (a number that was never given).
 	OpenStream(ctx context.Context, name string, connection int64) (s Stream, p Proc, ok bool, err error)
 
 	// Turn tells the stream what to do: it claims the next logs when nothing is claimed. held is the token of the claim

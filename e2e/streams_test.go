@@ -352,6 +352,9 @@ func TestStreamRequests(t *testing.T) {
 	}
 	// A GET that writes is not for pages of other sites.
 	w.sendWith(http.MethodGet, "/v1/topics/a/live", "", "Sec-Fetch-Site", "cross-site").isProblem(http.StatusForbidden, "forbidden")
+	for _, origin := range []string{"http://elsewhere.example", "http://127.0.0.1:1", "null"} { // all that plain http tells
+		w.sendWith(http.MethodGet, "/v1/topics/a/live", "", "Origin", origin).isProblem(http.StatusForbidden, "forbidden")
+	}
 	// Nothing of it made a liveProc or moved one, HEAD included.
 	w.get("/v1/procs?kind=live").is(http.StatusOK).has("procs.0.name", name).has("procs.0.lag", 3).has("procs.0.claim", nil)
 	if n := len(w.get("/v1/procs?kind=live").list("procs")); n != 1 {

@@ -134,7 +134,7 @@ func (f *follower) look(ctx context.Context) error {
 	for {
 		old, asOf := f.view.Load(), time.Now()
 		if old != nil && old.id != 0 {
-			logs, first, exists, err := f.s.Tailer.ReadFrom(ctx, old.id, old.next(), ringLogs)
+			logs, first, exists, err := f.s.Tailer.ReadFrom(ctx, old.id, old.next(), ringLogs, api.MaxPageBytes)
 			if err != nil {
 				return err
 			}

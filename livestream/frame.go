@@ -3,6 +3,7 @@ package livestream
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 
 	"pipeproc/api"
@@ -19,7 +20,7 @@ func appendRetry(b []byte, ms int64) []byte {
 	return append(b, '\n')
 }
 
-// The lines of an event come in this order: event, data, id. A client that takes what it has for an event when the
+// The lines of a tail's event come in this order: event, data, id. A client that takes what it has for an event when the
 // connection breaks off within one then keeps the id before, and gets the log again.
 
 // appendEvent appends an event up to its id line.
@@ -99,6 +100,11 @@ func encode(v any) []byte {
 
 // appendClaimed appends {proc, claim, logs}, the bodies byte for byte.
 func appendClaimed(b []byte, c *api.Claimed) []byte {
+	size := 512
+	for i := range c.Logs {
+		size += len(c.Logs[i].Body) + 64
+	}
+	b = slices.Grow(b, size)
 	b = append(b, `{"proc":"`...)
 	b = append(b, c.Proc...)
 	b = append(b, `","claim":`...)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/r3labs/sse/v2"
@@ -89,7 +90,7 @@ func wasLiveProc(name string) bool { return liveProcName.MatchString(name) }
 // Errors: CodeForbidden for requests from other sites, since it is a GET that writes; CodeInvalidRequest,
 // CodeInvalidTopicFormat.
 func (s *Streams) Live(w http.ResponseWriter, r *http.Request) error {
-	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+	if fromElsewhere(r) {
 		return api.Errorf(api.CodeForbidden, "a page of another site may not create liveProcs")
 	}
 	topic := r.PathValue("topic")
@@ -138,6 +139,20 @@ func (s *Streams) Live(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return l.serve(ctx, w, r)
+}
+
+// fromElsewhere reports whether a browser sends r on behalf of a page of another site. To servers that it does not trust
+// (plain http, but for loopback) it does not say so; there Origin tells, which a GET of the page's own origin is without.
+func fromElsewhere(r *http.Request) bool {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site == "cross-site"
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	u, err := url.Parse(origin)
+	return err != nil || !strings.EqualFold(u.Host, r.Host)
 }
 
 // comesBack reads the id of the last event that the client saw, if it tells one.
@@ -285,8 +300,10 @@ func (l *liveStream) introduce(c *connection) bool {
 // run does what the store tells it to, turn by turn. The claim moves by acks alone, so a batch that did not reach the
 // client is simply sent again: on the client's next stream, or when the claim has timed out.
 func (l *liveStream) run(ctx context.Context, c *connection) {
-	watch := l.Watcher.Watch([]string{l.proc.Topic}, []string{l.proc.Name}) // before the first look
-	defer watch.Close()
+	// Before the first look. Logs that are committed are news only while nothing is claimed.
+	proc, topic := l.Watcher.Watch(nil, []string{l.proc.Name}), l.Watcher.Watch([]string{l.proc.Topic}, nil)
+	defer proc.Close()
+	defer topic.Close()
 	heartbeat := time.NewTicker(l.Heartbeat)
 	defer heartbeat.Stop()
 	for ctx.Err() == nil {
@@ -298,7 +315,11 @@ func (l *liveStream) run(ctx context.Context, c *connection) {
 		case turn.Claimed != nil && !l.deliver(c, turn.Claimed):
 			return
 		}
-		l.wait(ctx, c, wait, watch.C, heartbeat.C) // what has changed since the turn was asked for has left a hint
+		logs := topic.C
+		if turn.Proc.Claim != nil || turn.Claimed != nil {
+			logs = nil
+		}
+		l.wait(ctx, c, wait, proc.C, logs, heartbeat.C) // what has changed since the turn was asked for has left a hint
 	}
 }
 
@@ -342,7 +363,7 @@ func (l *liveStream) deliver(c *connection, claimed *api.Claimed) bool {
 }
 
 // wait returns when there may be something new, or the stream is to end.
-func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, hint <-chan struct{}, beat <-chan time.Time) {
+func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, proc, logs <-chan struct{}, beat <-chan time.Time) {
 	var due <-chan time.Time
 	if d >= 0 {
 		timer := time.NewTimer(d)
@@ -351,7 +372,9 @@ func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, h
 	}
 	for {
 		select {
-		case <-hint:
+		case <-proc:
+			return
+		case <-logs:
 			return
 		case <-due:
 			return

@@ -342,6 +342,33 @@ func (e eager) Turn(ctx context.Context, s api.Stream, held string) (api.StreamT
 	return e.memory.Turn(ctx, s, held)
 }
 
+// TestLiveProcHeldBatch: while a batch is out, logs that are committed are no news, and cost the store nothing.
+func TestLiveProcHeldBatch(t *testing.T) {
+	m := newMemory()
+	s := newServer(t, m, func(c *Config) { c.Heartbeat = 5 * time.Millisecond })
+	m.commit("numbers", `[0]`)
+	_, path := liveProc(t, m, "numbers", api.ModeAll)
+	c := s.open(t, path, "")
+	for e := (ssetest.Event{}); e.Type != "logs"; {
+		var err error
+		if e, err = c.Event(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := m.count(&m.turns)
+	for range 10 {
+		m.commit("numbers", `[1]`)
+		for range 2 { // after which the stream has come round
+			if e, err := c.Next(); err != nil || e.Comment == "" {
+				t.Fatal(e, err)
+			}
+		}
+	}
+	if after := m.count(&m.turns); after != before {
+		t.Errorf("%d turns for 10 commits", after-before)
+	}
+}
+
 // TestLiveProcLease: an idle stream keeps its lease, and so does one that is never idle.
 func TestLiveProcLease(t *testing.T) {
 	for _, logs := range []int{0, 1 << 17} {

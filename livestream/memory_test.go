@@ -34,6 +34,7 @@ type memory struct {
 	reads    int   // calls of ReadFrom
 	closed   int   // streams closed
 	kept     int   // leases renewed
+	turns    int   // calls of Turn
 	timeouts int64 // reclaimTimeout of new liveProcs
 }
 
@@ -164,7 +165,7 @@ func (m *memory) Place(_ context.Context, topic string, _ bool, at api.Bound) (a
 	return api.Place{TopicID: t.id, Seq: from}, err
 }
 
-func (m *memory) ReadFrom(_ context.Context, topicID, seq int64, limit int) ([]api.Log, int64, bool, error) {
+func (m *memory) ReadFrom(_ context.Context, topicID, seq int64, limit, most int) ([]api.Log, int64, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.reads++
@@ -184,7 +185,7 @@ func (m *memory) ReadFrom(_ context.Context, topicID, seq int64, limit int) ([]a
 		logs = logs[:min(limit, len(logs))]
 		size := 0
 		for i, l := range logs {
-			if size += len(l.Body); i > 0 && size > api.MaxPageBytes {
+			if size += len(l.Body); i > 0 && size > most {
 				logs = logs[:i]
 				break
 			}
@@ -236,6 +237,7 @@ func (m *memory) OpenStream(_ context.Context, name string, connection int64) (a
 func (m *memory) Turn(_ context.Context, s api.Stream, held string) (api.StreamTurn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.turns++
 	if m.fails != nil {
 		m.failed++
 		return api.StreamTurn{}, m.fails

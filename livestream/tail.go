@@ -311,7 +311,7 @@ func (t *tail) sendFrames(f *followed, frames []frame) {
 func (t *tail) page(ctx context.Context, f *followed) (sent bool, err error) {
 	call, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	logs, first, exists, err := t.Tailer.ReadFrom(call, f.TopicID, f.Seq, f.page)
+	logs, first, exists, err := t.Tailer.ReadFrom(call, f.TopicID, f.Seq, f.page, pageBytes)
 	switch {
 	case err != nil:
 		return false, err

@@ -44,11 +44,12 @@ func (s *Store) Watching(proc string) bool {
 	return len(s.hub.procs[proc]) > 0
 }
 
-// Subscriptions is the number of topics and procs that somebody watches, and of heads remembered.
+// Subscriptions is the number of topics and procs that somebody watches, of heads remembered, and of streams with what is
+// kept for them.
 func (s *Store) Subscriptions() int {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
-	return len(s.hub.topics) + len(s.hub.procs) + len(s.hub.jobs) + len(s.hub.heads)
+	return len(s.hub.topics) + len(s.hub.procs) + len(s.hub.jobs) + len(s.hub.heads) + len(s.hub.streams) + len(s.hub.claimed)
 }
 
 // Server names the store in the table lanes.

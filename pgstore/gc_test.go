@@ -202,6 +202,9 @@ func TestCollectKeepsWhatProcsNeed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, _, ok, err := s.OpenStream(ctx, p.Name, 0); err != nil || !ok {
+			t.Fatal("no stream:", ok, err)
+		}
 		if _, err := s.CancelLiveProc(ctx, p.Name); err != nil {
 			t.Fatal(err)
 		}
@@ -294,7 +297,7 @@ func TestDeletedTopics(t *testing.T) {
 	wantCode(t, err, api.CodeInvalidProc)
 	_, err = s.Range(ctx, "t", api.RangeQuery{Limit: 1})
 	wantCode(t, err, api.CodeInvalidTopic)
-	if _, _, exists, err := s.ReadFrom(ctx, place.TopicID, 0, 1); err != nil || exists {
+	if _, _, exists, err := s.ReadFrom(ctx, place.TopicID, 0, 1, 1); err != nil || exists {
 		t.Error("the old topic exists:", exists, err)
 	}
 

@@ -83,11 +83,7 @@ func (s *Store) onLiveProc(ctx context.Context, name string, f func(now int64, p
 		}
 		return s.writeProc(ctx, tx, p)
 	})
-	if err != nil {
-		return nil, err
-	}
-	s.hub.publish(changesOf(p))
-	return p, nil
+	return p, err
 }
 
 // OpenStream implements api.LiveProcs.
@@ -97,6 +93,8 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 		switch {
 		case p.Status == api.StatusDisabled, connection > 0 && r.open(now) && r.connection > connection:
 			return nil
+		case connection > r.connections:
+			return api.Errorf(api.CodeInvalidRequest, "the last event id is of a connection that liveProc %q never had", name)
 		case connection == 0:
 			stream.Connection = r.connections + 1
 		}
@@ -108,6 +106,10 @@ func (s *Store) OpenStream(ctx context.Context, name string, connection int64) (
 	})
 	if err != nil {
 		return api.Stream{}, api.Proc{}, false, err
+	}
+	if ok {
+		s.hub.opened(stream)
+		s.hub.publish(changesOf(p))
 	}
 	return stream, p.Proc, ok, nil
 }
@@ -221,6 +223,7 @@ func (s *Store) KeepStream(ctx context.Context, stream api.Stream) error {
 
 // CloseStream implements api.LiveProcs.
 func (s *Store) CloseStream(ctx context.Context, stream api.Stream) error {
+	s.hub.closed(stream)
 	return s.touchStream(ctx, stream, func(now int64, p *procRow, r *streamRow) {
 		r.instance = ""
 		if p.ExpiresAt != nil {
@@ -256,6 +259,7 @@ func (s *Store) CancelLiveProc(ctx context.Context, name string) (api.Proc, erro
 	if err != nil {
 		return api.Proc{}, err
 	}
+	s.hub.publish(changesOf(p))
 	return p.Proc, nil
 }
 

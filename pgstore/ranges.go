@@ -56,7 +56,7 @@ func (s *Store) page(ctx context.Context, q querier, run api.Run, query api.Rang
 		return page, nil
 	}
 	first := run.First(int64(query.Limit))
-	logs, err := s.readLogs(ctx, q, run.TopicID, first.From, first.To, run.Reverse)
+	logs, err := s.readLogs(ctx, q, run.TopicID, first.From, first.To, run.Reverse, api.MaxPageBytes)
 	if err != nil {
 		return page, err
 	}
@@ -81,8 +81,8 @@ func (s *Store) page(ctx context.Context, q querier, run api.Run, query api.Rang
 	return page, err
 }
 
-// readLogs reads the seqs [from, to), in reverse if asked, until api.MaxPageBytes of bodies, with at least one log.
-func (s *Store) readLogs(ctx context.Context, q querier, topic, from, to int64, reverse bool) ([]api.Log, error) {
+// readLogs reads the seqs [from, to), in reverse if asked, until size bytes of bodies, with at least one log.
+func (s *Store) readLogs(ctx context.Context, q querier, topic, from, to int64, reverse bool, size int) ([]api.Log, error) {
 	order := "ASC"
 	if reverse {
 		order = "DESC"
@@ -91,7 +91,7 @@ func (s *Store) readLogs(ctx context.Context, q querier, topic, from, to int64, 
 	rows, err := q.Query(ctx, s.q(`SELECT ts, seq, body FROM (
 			SELECT ts, seq, body, sum(octet_length(body)) OVER w AS bytes, row_number() OVER w AS n
 			FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3 WINDOW w AS (ORDER BY seq `+order+` ROWS UNBOUNDED PRECEDING)) AS l
-		WHERE bytes <= $4 OR n = 1 ORDER BY seq `+order), topic, from, to, int64(api.MaxPageBytes))
+		WHERE bytes <= $4 OR n = 1 ORDER BY seq `+order), topic, from, to, int64(size))
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (s *Store) Heads(ctx context.Context, topics []string) (map[string]api.Topi
 }
 
 // ReadFrom implements api.Tailer.
-func (s *Store) ReadFrom(ctx context.Context, topicID, seq int64, limit int) (logs []api.Log, first int64, exists bool, err error) {
+func (s *Store) ReadFrom(ctx context.Context, topicID, seq int64, limit, size int) (logs []api.Log, first int64, exists bool, err error) {
 	err = s.readTx(ctx, func(tx pgx.Tx) error {
 		var head int64
 		err := tx.QueryRow(ctx, s.q("SELECT first, head FROM ns.topics WHERE id = $1"), topicID).Scan(&first, &head)
@@ -190,7 +190,7 @@ func (s *Store) ReadFrom(ctx context.Context, topicID, seq int64, limit int) (lo
 		if from >= head {
 			return nil
 		}
-		logs, err = s.readLogs(ctx, tx, topicID, from, min(head, from+int64(limit)), false)
+		logs, err = s.readLogs(ctx, tx, topicID, from, min(head, from+int64(limit)), false, size)
 		return err
 	})
 	return logs, first, exists, err

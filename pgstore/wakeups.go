@@ -49,8 +49,9 @@ type hub struct {
 	procs     map[string]map[*watcher]struct{}
 	jobs      map[*watcher]struct{}
 	jobTopics map[string]struct{}
-	heads     map[string]int64       // the last heads told of watched topics
-	claimed   map[string]claimedLogs // of watched procs: what acks have claimed for their streams
+	heads     map[string]api.TopicHead // the last ones told of watched topics; of wake-ups alone without ID
+	streams   map[string]string        // the streams of liveProcs on this server: their instances
+	claimed   map[string]claimedLogs   // of those: what acks have claimed for them
 	outbox    outbox
 	ready     chan struct{} // the outbox has something; capacity 1
 }
@@ -82,8 +83,8 @@ func (w *watcher) wake() {
 
 func newHub(s *Store) *hub {
 	return &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
-		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]int64{},
-		claimed: map[string]claimedLogs{}, outbox: newOutbox(), ready: make(chan struct{}, 1)}
+		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]api.TopicHead{},
+		streams: map[string]string{}, claimed: map[string]claimedLogs{}, outbox: newOutbox(), ready: make(chan struct{}, 1)}
 }
 
 func newOutbox() outbox {
@@ -110,9 +111,7 @@ func (s *Store) Watch(topics, procs []string) api.Watch {
 			}
 		}
 		for _, name := range procs {
-			if unsubscribe(h.procs, name, w) {
-				delete(h.claimed, name)
-			}
+			unsubscribe(h.procs, name, w)
 		}
 	}}
 }
@@ -153,11 +152,27 @@ func wakeAll(watchers map[*watcher]struct{}) {
 	}
 }
 
-// keep keeps the logs of a claim for the proc's stream, if it is on this server: one claim, for as long as it watches.
+// opened tells of a stream of a liveProc on this server, closed of its end. A later stream of the liveProc takes its place.
+func (h *hub) opened(s api.Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.streams[s.LiveProc] = s.Instance
+}
+
+func (h *hub) closed(s api.Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams[s.LiveProc] == s.Instance {
+		delete(h.streams, s.LiveProc)
+		delete(h.claimed, s.LiveProc)
+	}
+}
+
+// keep keeps the logs of a claim for the proc's stream, if it is on this server: one claim, until it closes.
 func (h *hub) keep(proc string, c claimedLogs) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.procs[proc]) > 0 {
+	if h.streams[proc] != "" {
 		h.claimed[proc] = c
 	}
 }
@@ -204,7 +219,7 @@ func (h *hub) deliver(c changes) {
 	work := c.Jobs || c.Definitions
 	for name, head := range c.Topics {
 		if watchers := h.topics[name]; watchers != nil {
-			h.heads[name] = head
+			h.heads[name] = api.TopicHead{Head: head}
 			wakeAll(watchers)
 		}
 		if _, ok := h.jobTopics[name]; ok {
@@ -258,8 +273,9 @@ func (h *hub) look(ctx context.Context) error {
 		if h.topics[name] == nil { // nobody watches it any more
 			continue
 		}
-		if known, ok := h.heads[name]; !ok || known != heads[name].Head {
-			h.heads[name] = heads[name].Head
+		known, ok := h.heads[name]
+		if now := heads[name]; !ok || known.Head != now.Head || known.ID != now.ID { // made anew, it is another topic
+			h.heads[name] = now
 			wakeAll(h.topics[name])
 		}
 	}
