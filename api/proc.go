@@ -264,7 +264,7 @@ func (p *Proc) delay() int64 {
 		most = min(most, firstDelay*math.Pow(4, float64(n)))
 	}
 	h := fnv.New64a()
-	h.Write([]byte(p.WebhookID()))
+	h.Write([]byte(p.handedOut()))
 	h.Write([]byte{byte(p.Reclaims), byte(p.Reclaims >> 8)})
 	x := h.Sum64() // mixed, so that near inputs do not give near delays
 	x ^= x >> 33
@@ -380,13 +380,17 @@ func (p *Proc) Fail(now int64, token string, f Failure) error {
 }
 
 // WebhookID is the same for every attempt of a claimed range, and of no other one, seeks included. It has no dots.
-// It is to be asked while the range is claimed or waits for its retry.
-func (p *Proc) WebhookID() string {
+// namespace names p's namespace among all there are: each of them counts its procs from 1. It is to be asked while the
+// range is claimed or waits for its retry.
+func (p *Proc) WebhookID(namespace string) string { return "msg_" + namespace + "_" + p.handedOut() }
+
+// handedOut names the range that is claimed, or waits for its retry, among all that were ever handed out.
+func (p *Proc) handedOut() string {
 	r := p.Retry
 	if p.Claim != nil {
 		r = p.Claim.Range
 	}
-	b := append([]byte("msg_"), itoa(p.ID)...)
+	b := []byte(itoa(p.ID))
 	for _, n := range []int64{int64(p.Seeks), r.First.Seq, r.Last.Seq} {
 		b = append(b, '_')
 		b = append(b, itoa(n)...)

@@ -135,8 +135,10 @@ type LiveProcs interface {
 	// that the stream has sent already: while it lives, Claimed is nil.
 	Turn(ctx context.Context, s Stream, held string) (StreamTurn, error)
 
-	// KeepStream renews the stream's lease, at least every StreamLease/3: without it the liveProc takes the stream for gone.
-	KeepStream(ctx context.Context, s Stream) error
+	// KeepStreams renews the leases of all that are still their liveProcs' streams, by one statement for many. It is to be
+	// called at least every StreamLease/3: without it a liveProc takes its stream for gone. Where somebody holds the rows of
+	// a liveProc, the others' leases do not wait for them: they are tried again until ctx is done, which then is an error.
+	KeepStreams(ctx context.Context, streams []Stream) error
 
 	// CloseStream tells that the stream is gone; its ttl begins. Nothing happens when it was replaced.
 	CloseStream(ctx context.Context, s Stream) error
@@ -186,7 +188,8 @@ type Watch struct {
 }
 
 // Watcher is the role of the store that wakes waiters up. Hints come after commits of this server at once, after those of
-// other servers on the same database within milliseconds, and every few seconds in any case.
+// other servers on the same database within milliseconds, and seconds later where word of them was lost. What time alone
+// changes, such as a claim that times out, gives a hint when it is applied.
 type Watcher interface {
 	// Watch subscribes to the topics and procs of these names, which need not exist.
 	Watch(topics, procs []string) Watch

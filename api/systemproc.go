@@ -344,15 +344,16 @@ type Execution struct {
 	Count          int       // the proc's own, whatever the number of Logs
 	Secrets        []string  // those that sign it, as of the claim, newest first
 	ReclaimTimeout int64     // ms, -1 never
-	WebhookID      string    // the same for every attempt of this range, and for no other one of the namespace
+	WebhookID      string    // the same for every attempt of this range, and for no other one anywhere
 }
 
 // Jobs is the role of the store that the workers of systemProcs use.
 type Jobs interface {
 	// RunnableJobs lists the procs of systemProcs that are active, not claimed, due, and have logs to hand out, the least
 	// recently claimed first, at most limit. next is the time in ms until another one becomes due by the clock alone (a
-	// retry's delay, a claim's time-out), negative when there is none.
-	RunnableJobs(ctx context.Context, limit int) (procs []string, next int64, err error)
+	// retry's delay, a claim's time-out), negative when there is none. Those whose processor is an inline function are
+	// left out of both unless inline is true: they are for servers that run such functions.
+	RunnableJobs(ctx context.Context, limit int, inline bool) (procs []string, next int64, err error)
 
 	// ClaimJob claims the next logs of a systemProc's proc under token, a new one for each claim. A repeat answers the
 	// claim that lives under it. nil when there is nothing to do: no work, not due, disabled, claimed already, or gone.

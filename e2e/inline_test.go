@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -240,8 +241,8 @@ func testInlinePatched(w procWire) {
 	}
 }
 
-// TestInlineDisabled: without the flag functions are refused. One that was given to another server is left to that one:
-// attempts are not counted, and its proc stays active.
+// TestInlineDisabled: without the flag functions are refused, and one that was given to another server is left to those
+// with the flag. While there are none it waits, as it is; once there is one, it runs there at once.
 func TestInlineDisabled(t *testing.T) {
 	t.Parallel()
 	without := wireTo(t, start(t))
@@ -255,16 +256,30 @@ func TestInlineDisabled(t *testing.T) {
 	creator := wireTo(t, startOn(t, without.Database, withInline, idle))
 	creator.inlineProc("f", `log => log.body`, `"from":"f_in"`, `"to":"f_out"`, `"maxReclaims":1`)
 	without.commitBodies("f_in", `{"n":1}`)
-	p := without.until("f", "an attempt", func(p api.Proc) bool { return p.LastError != "" })
-	if p.Status != api.StatusActive || p.Reclaims != 0 || p.NextAttemptAt == nil || p.Claim != nil ||
-		!strings.Contains(p.LastError, "not enabled") {
+	without.systemProc("next", "f_in", serveWebhook(t, echoes), `"to":"next_out"`)
+	without.done("next") // the server has looked for work since
+	p := without.until("f", "it is there", func(api.Proc) bool { return true })
+	if p.Status != api.StatusActive || p.Lag != 1 || p.LastClaimedAt != nil || p.NextAttemptAt != nil || p.LastError != "" {
 		t.Errorf("the proc is %+v", p)
 	}
-	without.Stop()
+
 	with := wireTo(t, startOn(t, without.Database, withInline))
 	with.done("f")
-	if got := with.bodies("f_out"); got != `{"n":1}` {
-		t.Errorf("f_out: %s", got)
+	for n := 2; n < 20; n++ { // whichever of the two hears of it first
+		began := time.Now()
+		without.commitBodies("f_in", fmt.Sprintf(`{"n":%d}`, n))
+		without.done("f", "next")
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("log %d was processed after %s", n, took)
+		}
+	}
+	if in, out := without.bodies("f_in"), without.bodies("f_out"); in != out {
+		t.Errorf("f_out: %s", out)
+	}
+	// It was not even claimed by the one without, and given back.
+	if bad := regexp.MustCompile(`pipeproc_systemproc_executions_total\{outcome="(undone|failed)"\} [1-9].*`).
+		FindAllString(without.get("/metrics").is(200).Text, -1); bad != nil {
+		t.Errorf("without the flag: %q", bad)
 	}
 }
 

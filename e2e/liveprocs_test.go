@@ -534,6 +534,7 @@ func TestLiveProcEventsEndAt8MiB(t *testing.T) {
 		w.post("/v1/topics/big/logs", body).is(http.StatusCreated)
 	}
 	name, changes := w.live(`{"topic":"big","mode":"all","count":10000}`)
+	w.send(http.MethodPatch, "/v1/procs/"+name, `{"reclaimTimeout":60000}`).is(http.StatusOK) // so much takes its time
 	s := w.stream(changes, "")
 	s.opens(name, 1, "")
 	first := s.logs(0, 7)

@@ -19,6 +19,7 @@ import (
 
 	"pipeproc/api"
 	"pipeproc/client"
+	"pipeproc/livestream/ssetest"
 )
 
 // TestReadmePipeline runs every line of curl that README.md has, in its order, against a server and the Go example: with
@@ -271,7 +272,7 @@ func (d *document) take(section *[]string, want string) string {
 func (d *document) stream(section *[]string, want string) *printedEvents {
 	d.t.Helper()
 	out := d.start(d.take(section, want))
-	return &printedEvents{d.t, client.NewParser(out)}
+	return &printedEvents{d.t, client.NewParser(ssetest.Watch(io.NopCloser(out), d.t.Errorf))}
 }
 
 // do runs one command to its end.

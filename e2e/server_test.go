@@ -1,5 +1,5 @@
 // Package e2e tests the whole: a real server on a real PostgreSQL, spoken to over HTTP. Every answer is checked against
-// openapi.yaml.
+// openapi.yaml, and every stream's events by a strict parser and r3labs' client.
 package e2e
 
 import (
@@ -17,6 +17,7 @@ import (
 	"pipeproc/client"
 	"pipeproc/client/contracttest"
 	"pipeproc/cmd/server/service"
+	"pipeproc/livestream/ssetest"
 	"pipeproc/pgstore/pgtest"
 )
 
@@ -91,7 +92,8 @@ func startOn(tb testing.TB, dbURL string, change ...func(*service.Config)) *serv
 		tb.Fatal("the server did not start in 30 s")
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
-	c, err := client.New(s.URLs()[0], client.WithHTTPClient(&http.Client{Transport: contract.Transport(transport, tb.Errorf)}))
+	checked := contract.Transport(ssetest.Transport(transport, tb.Errorf), tb.Errorf)
+	c, err := client.New(s.URLs()[0], client.WithHTTPClient(&http.Client{Transport: checked}))
 	if err != nil {
 		tb.Fatal(err)
 	}

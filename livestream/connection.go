@@ -3,9 +3,9 @@ package livestream
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/r3labs/sse/v2"
 )
@@ -100,19 +100,17 @@ func (c *connection) opened() bool {
 	}
 }
 
-// publish sends e and waits until it is flushed; false when the client is gone before. meanwhile is called for each
-// tick that comes while a slow client takes its time.
-func (c *connection) publish(e *sse.Event, tick <-chan time.Time, meanwhile func()) bool {
+// publish sends e and waits until it is flushed; false when the client is gone before.
+func (c *connection) publish(e *sse.Event) bool {
+	if len(e.Data) == 0 && len(e.Comment) == 0 { // r3labs' handler would end; behind an empty comment the lines go out
+		e = &sse.Event{Comment: fmt.Appendf(nil, "\nid: %s\nevent: %s\ndata: ", e.ID, e.Event)}
+	}
 	c.server.Publish(c.id, e)
-	for {
-		select {
-		case <-c.flushed:
-			return true
-		case <-c.gone.Done():
-			return false
-		case <-tick:
-			meanwhile()
-		}
+	select {
+	case <-c.flushed:
+		return true
+	case <-c.gone.Done():
+		return false
 	}
 }
 

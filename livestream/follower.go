@@ -1,21 +1,13 @@
 package livestream
 
 import (
+	"container/list"
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"pipeproc/api"
-)
-
-// Bounds of the ring of recent logs of a followed topic. It may exceed them by a quarter before it is trimmed.
-const (
-	ringLogs     = 1024
-	ringBytes    = 4 << 20
-	minRingBytes = 64 << 10
-	allRingBytes = 256 << 20 // of all followed topics together, unless each is at minRingBytes
 )
 
 // A view is what a follower knows of its topic. It never changes once it is published, so readers take frames from it
@@ -24,7 +16,7 @@ type view struct {
 	id     int64     // the topic's; 0: there is none of that name
 	first  int64     // the seq of frames[0]
 	frames []frame   // the latest logs
-	bytes  int       // of frames
+	bytes  int       // that frames take
 	asOf   time.Time // the store was asked not before
 }
 
@@ -38,35 +30,40 @@ type follower struct {
 	topic  string
 	cancel context.CancelFunc
 	again  chan struct{}        // somebody needs a view that is newer
-	view   atomic.Pointer[view] // nil until the store has answered
+	view   atomic.Pointer[view] // nil until the store has answered; rings writes it
+	ring   *list.Element        // in rings.order; nil while the ring is empty
 
 	mu      sync.Mutex
 	readers map[chan<- struct{}]struct{} // dirty flags, each of capacity 1
 }
 
 // follow makes notify the dirty flag of a reader of topic: it is raised whenever the view changes. unfollow is to be
-// called once.
-func (s *Streams) follow(topic string, notify chan<- struct{}) *follower {
+// called once. Error: CodeOverloaded where the server follows all the topics that it can.
+func (s *Streams) follow(topic string, notify chan<- struct{}) (*follower, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.followers[topic]
 	if f == nil {
+		if len(s.followers) >= s.mostFollowed {
+			e := api.Errorf(api.CodeOverloaded, "%d topics are followed, and this server takes no more", s.mostFollowed)
+			e.RetryAfter = retryLater
+			return nil, e
+		}
 		f = &follower{s: s, topic: topic, again: make(chan struct{}, 1), readers: map[chan<- struct{}]struct{}{}}
 		var ctx context.Context
 		ctx, f.cancel = context.WithCancel(s.ctx)
 		s.followers[topic] = f
 		s.followed.Add(1)
-		s.open.Add(1)
-		go func() {
-			defer s.open.Done()
+		s.open.Go(func() {
 			defer s.followed.Add(-1)
+			defer s.rings.leave(f)
 			f.run(ctx)
-		}()
+		})
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers[notify] = struct{}{}
-	return f
+	return f, nil
 }
 
 func (s *Streams) unfollow(f *follower, notify chan<- struct{}) {
@@ -158,7 +155,7 @@ func (f *follower) look(ctx context.Context) error {
 		if old != nil && old.id != 0 && old.id == h.ID { // deleted in between the two answers, and one of them is old
 			v = &view{asOf: asOf}
 		}
-		f.view.Store(v)
+		f.s.rings.change(f, func(view *view) { *view = *v })
 		if old == nil || old.id != v.id {
 			f.wake()
 		}
@@ -183,40 +180,23 @@ func isLastPage(logs []api.Log, limit int) bool {
 // add publishes a view with logs behind those of old. first is the first retained seq: where it is not among them, GC
 // took logs that were never seen here, and the ring begins anew after the gap.
 func (f *follower) add(old *view, asOf time.Time, logs []api.Log, first int64) {
-	v := *old
-	v.asOf = asOf
-	if first > old.next() {
-		v.first, v.frames, v.bytes = first, nil, 0
+	frames, bytes := make([]frame, len(logs)), 0
+	for i, l := range logs {
+		frames[i] = newFrame(f.topic, old.id, l)
+		bytes += frames[i].size()
 	}
-	for _, l := range logs {
-		fr := newFrame(f.topic, v.id, l)
-		v.frames = append(v.frames, fr)
-		v.bytes += len(fr.bytes)
-	}
-	v.trim(f.s.ringAllowance())
-	f.view.Store(&v)
-	if v.first != old.first || v.next() != old.next() {
+	f.s.rings.change(f, func(v *view) {
+		v.asOf = asOf
+		if first > v.next() {
+			v.first, v.frames, v.bytes = first, nil, 0
+		}
+		v.frames = append(v.frames, frames...)
+		v.bytes += bytes
+		v.trim()
+	})
+	if f.view.Load().next() != old.next() {
 		f.wake()
 	}
-}
-
-// trim lets go of the oldest frames, but for the last one. What is left moves to memory of its own.
-func (v *view) trim(allowance int) {
-	if len(v.frames) <= ringLogs*5/4 && v.bytes <= allowance*5/4 {
-		return
-	}
-	n, bytes := 0, v.bytes
-	for len(v.frames)-n > 1 && (len(v.frames)-n > ringLogs || bytes > allowance) {
-		bytes -= len(v.frames[n].bytes)
-		n++
-	}
-	v.first += int64(n)
-	v.frames, v.bytes = slices.Clone(v.frames[n:]), bytes
-}
-
-// ringAllowance is what the ring of one topic may hold, so that all together stay bounded.
-func (s *Streams) ringAllowance() int {
-	return int(max(minRingBytes, min(ringBytes, allRingBytes/max(1, s.followed.Load()))))
 }
 
 func (f *follower) wake() {

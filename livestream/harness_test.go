@@ -28,6 +28,7 @@ const patience = 20 * time.Second
 type server struct {
 	*Streams
 	m   *memory
+	ts  *httptest.Server
 	URL string
 }
 
@@ -45,11 +46,14 @@ func newServer(t *testing.T, m *memory, change ...func(*Config)) *server {
 // newTimedServer has a server with read and write time-outs, which streams are to lift.
 func newTimedServer(t *testing.T, m *memory, timeout time.Duration, change ...func(*Config)) *server {
 	t.Helper()
-	c := Config{LiveProcs: m, Procs: m, Tailer: m, Watcher: m, Logger: slog.New(slog.DiscardHandler)}
-	for _, f := range change {
-		f(&c)
-	}
-	s := New(c)
+	return startServer(t, m, func(ts *httptest.Server) {
+		ts.Config.ReadTimeout, ts.Config.WriteTimeout = timeout, timeout
+		ts.Start()
+	}, change...)
+}
+
+// routes are those of the streams, and answer errors by their codes alone.
+func (s *Streams) routes() http.Handler {
 	mux := http.NewServeMux()
 	for route, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /v1/live-procs/{name}/changes": s.Changes,
@@ -67,9 +71,18 @@ func newTimedServer(t *testing.T, m *memory, timeout time.Duration, change ...fu
 			}
 		})
 	}
-	ts := httptest.NewUnstartedServer(mux)
-	ts.Config.ReadTimeout, ts.Config.WriteTimeout = timeout, timeout
-	ts.Start()
+	return mux
+}
+
+func startServer(t *testing.T, m *memory, start func(*httptest.Server), change ...func(*Config)) *server {
+	t.Helper()
+	c := Config{LiveProcs: m, Procs: m, Tailer: m, Watcher: m, Logger: slog.New(slog.DiscardHandler)}
+	for _, f := range change {
+		f(&c)
+	}
+	s := New(c)
+	ts := httptest.NewUnstartedServer(s.routes())
+	start(ts)
 	t.Cleanup(func() {
 		s.Close()
 		if got := s.Stats(); got != (Stats{}) {
@@ -83,7 +96,7 @@ func newTimedServer(t *testing.T, m *memory, timeout time.Duration, change ...fu
 			t.Errorf("%d watches are left", n)
 		}
 	})
-	return &server{Streams: s, m: m, URL: ts.URL}
+	return &server{Streams: s, m: m, ts: ts, URL: ts.URL}
 }
 
 // A stream is one client.
@@ -141,11 +154,16 @@ func (s *server) stall(t *testing.T, path string) {
 // open opens a stream; lastID "" is none.
 func (s *server) open(t *testing.T, path, lastID string) *stream {
 	t.Helper()
+	return s.openBy(t, client(t), path, lastID)
+}
+
+func (s *server) openBy(t *testing.T, c *http.Client, path, lastID string) *stream {
+	t.Helper()
 	var header []string
 	if lastID != "" {
 		header = []string{"Last-Event-ID", lastID}
 	}
-	resp, cancel := s.do(t, "GET", path, header...)
+	resp, cancel := s.doBy(t, c, "GET", path, header...)
 	if resp.StatusCode != 200 {
 		text, _ := io.ReadAll(resp.Body)
 		t.Fatalf("GET %s (%q): %s %s", path, lastID, resp.Status, text)

@@ -22,12 +22,13 @@ type limits struct {
 const retryLater = 5 * time.Second
 
 // take counts the stream of r in; release, to be called once, counts it out. Errors: CodeRateLimited where the address has
-// its share already, CodeOverloaded where the server has.
-func (l *limits) take(r *http.Request) (release func(), err error) {
+// its share already, CodeOverloaded where the server has; a stream that replaces another is taken all the same.
+func (l *limits) take(r *http.Request, replaces bool) (release func(), err error) {
 	address := addressOf(r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
+	case replaces:
 	case l.perAddress > 0 && l.addresses[address] >= l.perAddress:
 		e := api.Errorf(api.CodeRateLimited, "%d streams are open from this address, and more are not allowed", l.perAddress)
 		e.RetryAfter = retryLater

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -50,7 +51,7 @@ func TestLimits(t *testing.T) {
 				if address != "" && address != "@" {
 					address = "10.0.0." + string(rune(address[0]-'a'+'1')) + ":99"
 				}
-				release, err := l.take(from(address))
+				release, err := l.take(from(address), false)
 				if api.CodeOf(err) != c.want[i] {
 					t.Errorf("%s: %d: %v, want %q", name, i, err, c.want[i])
 				}
@@ -140,5 +141,58 @@ func TestLimitedStreams(t *testing.T) {
 		done()
 		s.open(t, "/v1/tail?topic=b", "")
 		tail.close()
+	}
+}
+
+// A stream that replaces another of this server's is no stream more: a limit that is reached does not refuse it, since an
+// EventSource that is refused does not come again. A third one is, until the first has ended.
+func TestReplacingStreamsAtTheLimit(t *testing.T) {
+	for _, c := range []struct {
+		limit  func(*Config)
+		status int
+		code   api.Code
+	}{
+		{func(c *Config) { c.MaxStreams = 2 }, 503, api.CodeOverloaded},
+		{func(c *Config) { c.MaxStreamsPerAddress = 2 }, 429, api.CodeRateLimited},
+	} {
+		m := newMemory()
+		s := newServer(t, m, c.limit)
+		_, path := liveProc(t, m, "a", api.ModeAll)
+		one, live := s.open(t, path, ""), s.open(t, "/v1/topics/a/live", "")
+		id, liveID := one.next("liveproc").ID, live.next("liveproc").ID
+		_, elsewhere := liveProc(t, m, "a", api.ModeAll)
+		s.refused(t, elsewhere, "", c.status, c.code)
+		s.refused(t, elsewhere, strings.Split(elsewhere, "/")[3]+":1:", c.status, c.code)
+		s.refused(t, "/v1/tail?topic=a", "", c.status, c.code)
+		for range 3 {
+			again, liveAgain := s.open(t, path, id), s.open(t, "/v1/topics/a/live", liveID)
+			for _, old := range []*stream{one, live} {
+				old.next("end")
+				old.ends()
+			}
+			again.next("liveproc")
+			liveAgain.next("liveproc")
+			eventually(t, "those that were replaced are gone", func() bool { return s.Stats().LiveProcs == 2 })
+			s.refused(t, "/v1/tail?topic=a", "", c.status, c.code)
+			one, live = again, liveAgain
+		}
+		done := make([]func(), 2)
+		for i := range done { // two streams of one liveProc, as long as the first does not end
+			_, f, err := s.begin(from("127.0.0.1:1"), &s.liveProcs, strings.Split(path, "/")[3])
+			if i == 0 && err != nil || i == 1 && api.CodeOf(err) != c.code {
+				t.Errorf("%d more: %v", i+1, err)
+			}
+			done[i] = f
+		}
+		done[0]()
+		one.close()
+		live.close()
+		eventually(t, "nothing is left", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.limits.mu.Lock()
+			defer s.limits.mu.Unlock()
+			return s.limits.open == 0 && len(s.limits.addresses) == 0 && len(s.streams) == 0
+		})
 	}
 }

@@ -40,7 +40,7 @@ func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 	if back != nil && back.liveProc != name {
 		return api.Errorf(api.CodeInvalidRequest, "the last event id is of another liveProc")
 	}
-	ctx, done, err := s.begin(r, &s.liveProcs)
+	ctx, done, err := s.begin(r, &s.liveProcs, name)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (s *Streams) Changes(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 
-	l := &liveStream{Streams: s}
+	l := &liveStream{Streams: s, roomy: make(chan struct{}, 1)}
 	connection := int64(0)
 	if back != nil {
 		connection, l.last = back.connection, back.last
@@ -110,13 +110,17 @@ func (s *Streams) Live(w http.ResponseWriter, r *http.Request) error {
 		answerHead(w)
 		return nil
 	}
-	ctx, done, err := s.begin(r, &s.liveProcs)
+	had := ""
+	if back != nil {
+		had = back.liveProc
+	}
+	ctx, done, err := s.begin(r, &s.liveProcs, had)
 	if err != nil {
 		return err
 	}
 	defer done()
 
-	l := &liveStream{Streams: s}
+	l := &liveStream{Streams: s, roomy: make(chan struct{}, 1)}
 	if back != nil {
 		again, refused, err := l.resume(ctx, topic, *back)
 		switch {
@@ -132,6 +136,10 @@ func (s *Streams) Live(w http.ResponseWriter, r *http.Request) error {
 	if err := l.create(ctx, spec); err != nil {
 		return s.refused(err)
 	}
+	s.mu.Lock()
+	forget := s.count(l.proc.Name)
+	s.mu.Unlock()
+	defer forget()
 	if back != nil {
 		l.gap = &gapData{Topic: topic, ResumedAt: seqForm(l.proc.Position), Reason: gapRecreated}
 		if back.last != "" {
@@ -203,8 +211,9 @@ type liveStream struct {
 	gap     *gapData // to be told first
 	created bool     // here, for this client
 
-	lease *time.Ticker
 	tries backoff
+	share *share        // of the room, for the event of the live claim: held, or asked for
+	roomy chan struct{} // dirty flag: the share that was waited for is there
 }
 
 // resume opens the stream of the liveProc that the client had. again is false when it is gone, refused is true when
@@ -259,12 +268,15 @@ func (l *liveStream) forget(ctx context.Context) {
 
 // serve streams until the liveProc ends it, the client is gone, or ctx is done.
 func (l *liveStream) serve(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	release := l.lease(l.stream)
 	x, err := newWriter(l.ctx, w, r, l.WriteTimeout)
 	if err == nil {
 		defer x.finish()
 	}
 	told := false
 	defer func() {
+		release()
+		l.giveRoom() // not before r3labs has let go of the event
 		if l.created && !told {
 			l.forget(ctx)
 		} else {
@@ -274,8 +286,6 @@ func (l *liveStream) serve(ctx context.Context, w http.ResponseWriter, r *http.R
 	if err != nil {
 		return err
 	}
-	l.lease = time.NewTicker(l.renewal)
-	defer l.lease.Stop()
 	l.Streams.serve(x, r, l.retry(), func(c *connection) {
 		// ctx ends by age and Close as well; the stream then ends between two events.
 		ctx, cancel := context.WithCancel(ctx)
@@ -312,8 +322,12 @@ func (l *liveStream) run(ctx context.Context, c *connection) {
 		case turn.End != "":
 			l.send(c, "end", encode(liveProcEnd{turn.End}))
 			return
-		case turn.Claimed != nil && !l.deliver(c, turn.Claimed):
-			return
+		case turn.Claimed == nil:
+			l.giveRoom()
+		case l.fits(c, turn.Claimed):
+			if !l.deliver(c, turn.Claimed) {
+				return
+			}
 		}
 		logs := topic.C
 		if turn.Proc.Claim != nil || turn.Claimed != nil {
@@ -348,18 +362,44 @@ func (l *liveStream) turn(ctx context.Context) (turn api.StreamTurn, wait time.D
 	return turn, time.Duration(turn.Wait+1) * time.Millisecond // past the instant, not at it
 }
 
-// deliver sends the logs of a claim; false when the client is gone.
+// fits tells whether there is room for the event of a claim. Where there is none it lets go of the logs and asks for it:
+// roomy tells when it is time for another turn.
+func (l *liveStream) fits(c *connection, claimed *api.Claimed) bool {
+	n := 2 * sizeOf(claimed.Logs) // the logs and the event; then the event and what r3labs writes of it
+	if n <= 2*ownBytes {
+		return true
+	}
+	if !l.share.covers(n) {
+		l.giveRoom()
+		l.share = l.room.ask(n, l.roomy, c.cutShort)
+	}
+	if l.share.waits() {
+		claimed.Logs = nil
+		return false
+	}
+	return true
+}
+
+// deliver sends the logs of a claim; false when the client is gone, which may keep the event for a while yet.
 func (l *liveStream) deliver(c *connection, claimed *api.Claimed) bool {
 	before := l.last
 	if n := len(claimed.Logs); n > 0 {
 		l.last = claimed.Logs[n-1].ID.String()
 	}
-	if !l.send(c, "logs", appendClaimed(nil, claimed)) {
+	event := appendClaimed(nil, claimed)
+	claimed.Logs = nil // not to be kept for as long as a slow client takes
+	if !l.send(c, "logs", event) {
 		l.last = before
 		return false
 	}
+	l.giveRoom()
 	l.held = claimed.Claim.Token
 	return true
+}
+
+func (l *liveStream) giveRoom() {
+	l.share.give()
+	l.share = nil
 }
 
 // wait returns when there may be something new, or the stream is to end.
@@ -376,16 +416,16 @@ func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, p
 			return
 		case <-logs:
 			return
+		case <-l.roomy:
+			return
 		case <-due:
 			return
 		case <-ctx.Done():
 			return
 		case <-beat:
-			if !l.publish(c, &sse.Event{Comment: []byte(heartbeatText)}) {
+			if !c.publish(&sse.Event{Comment: []byte(heartbeatText)}) {
 				return
 			}
-		case <-l.lease.C:
-			l.keep(ctx)
 		}
 	}
 }
@@ -393,18 +433,5 @@ func (l *liveStream) wait(ctx context.Context, c *connection, d time.Duration, p
 // send sends one event under the id of the last log delivered; false when the client is gone.
 func (l *liveStream) send(c *connection, event string, data []byte) bool {
 	id := eventID{l.stream.LiveProc, l.stream.Connection, l.last}
-	return l.publish(c, &sse.Event{ID: []byte(id.String()), Event: []byte(event), Data: data})
-}
-
-func (l *liveStream) publish(c *connection, e *sse.Event) bool {
-	return c.publish(e, l.lease.C, func() { l.keep(c.gone) })
-}
-
-// keep renews the lease. Whether the liveProc still wants this stream, its next turn tells.
-func (l *liveStream) keep(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := l.LiveProcs.KeepStream(ctx, l.stream); err != nil && ctx.Err() == nil && api.CodeOf(err) != api.CodeInvalidProc {
-		l.Logger.Warn("lease of a liveProc's stream not renewed", "proc", l.proc.Name, "err", err)
-	}
+	return c.publish(&sse.Event{ID: []byte(id.String()), Event: []byte(event), Data: data})
 }

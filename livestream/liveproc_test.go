@@ -369,26 +369,6 @@ func TestLiveProcHeldBatch(t *testing.T) {
 	}
 }
 
-// TestLiveProcLease: an idle stream keeps its lease, and so does one that is never idle.
-func TestLiveProcLease(t *testing.T) {
-	for _, logs := range []int{0, 1 << 17} {
-		m := newMemory()
-		s := newServer(t, m, func(c *Config) { c.LiveProcs = eager{m} })
-		s.renewal = time.Millisecond
-		if logs > 0 {
-			m.commit("numbers", make([]string, logs)...)
-		}
-		_, path := liveProc(t, m, "numbers", api.ModeAll)
-		c := s.open(t, path, "")
-		go func() { _, _ = io.Copy(io.Discard, c.resp.Body) }()
-		eventually(t, "the lease is renewed", func() bool { return m.count(&m.kept) >= 5 })
-		if p, _ := m.Proc(t.Context(), path[len("/v1/live-procs/"):len(path)-len("/changes")]); p.Position >= 1<<17 {
-			t.Error("the stream came to wait")
-		}
-		c.close()
-	}
-}
-
 // TestLiveProcStalled: a client that does not read loses its connection, and nobody else notices.
 func TestLiveProcStalled(t *testing.T) {
 	m := newMemory()
@@ -498,7 +478,7 @@ func TestConnectionData(t *testing.T) {
 		}
 		defer x.finish()
 		s.serve(x, r, nil, func(c *connection) {
-			c.publish(&sse.Event{ID: []byte("1"), Data: []byte("a\nid: 2\n\nb")}, nil, nil)
+			c.publish(&sse.Event{ID: []byte("1"), Data: []byte("a\nid: 2\n\nb")})
 		})
 	})
 	srv := newPlainServer(t, h)
@@ -562,7 +542,7 @@ func TestLiveProcByR3labsClient(t *testing.T) {
 	m.fill("numbers", 20)
 	name, path := liveProc(t, m, "numbers", api.ModeAll)
 	c := sse.NewClient(s.URL + path)
-	c.Connection = client(t)
+	c.Connection = &http.Client{Transport: ssetest.Transport(client(t).Transport, t.Errorf)}
 	var events []string
 	err := c.SubscribeWithContext(t.Context(), "", func(e *sse.Event) {
 		events = append(events, string(e.Event))

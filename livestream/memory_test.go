@@ -33,9 +33,10 @@ type memory struct {
 	openErr  error // of OpenStream
 	reads    int   // calls of ReadFrom
 	closed   int   // streams closed
-	kept     int   // leases renewed
 	turns    int   // calls of Turn
 	timeouts int64 // reclaimTimeout of new liveProcs
+
+	kept [][]api.Stream // calls of KeepStreams
 }
 
 type memoryTopic struct {
@@ -277,11 +278,14 @@ func (m *memory) Turn(_ context.Context, s api.Stream, held string) (api.StreamT
 	return turn, nil
 }
 
-func (m *memory) KeepStream(context.Context, api.Stream) error {
+func (m *memory) KeepStreams(_ context.Context, streams []api.Stream) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.kept++
-	return nil
+	m.kept = append(m.kept, slices.Clone(streams))
+	if m.fails != nil {
+		m.failed++
+	}
+	return m.fails
 }
 
 func (m *memory) CloseStream(_ context.Context, s api.Stream) error {

@@ -6,6 +6,7 @@
 package livestream
 
 import (
+	"container/list"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -55,11 +56,17 @@ type Streams struct {
 	cancel  context.CancelFunc
 	renewal time.Duration // of the leases of liveProcs' streams
 	limits  limits
+	room    *room
+	rings   rings
+
+	mostFollowed int
 
 	mu        sync.Mutex
 	closed    bool
 	followers map[string]*follower // of the topics that have readers
-	open      sync.WaitGroup       // streams and followers
+	streams   map[string]int       // of each liveProc, as far as they came for one by its name
+	leases    leases
+	open      sync.WaitGroup // streams, followers, and the loop of the leases
 
 	sse         *sse.Server
 	connections sync.Map // the id of an r3labs stream → its *connection
@@ -83,7 +90,9 @@ func New(c Config) *Streams {
 			*d.value = d.def
 		}
 	}
-	s := &Streams{Config: c, followers: map[string]*follower{}, renewal: api.StreamLease / 3 * time.Millisecond}
+	s := &Streams{Config: c, renewal: api.StreamLease / 3 * time.Millisecond, room: newRoom(roomBytes, c.WriteTimeout),
+		rings: rings{most: allRingBytes, order: list.New()}, mostFollowed: mostFollowed, followers: map[string]*follower{},
+		streams: map[string]int{}, leases: leases{streams: map[api.Stream]struct{}{}}}
 	s.limits = limits{most: c.MaxStreams, perAddress: c.MaxStreamsPerAddress, addresses: map[netip.Addr]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.sse = s.newSSE()
@@ -119,15 +128,15 @@ func (s *Streams) Stats() Stats {
 func (s *Streams) Admit(r *http.Request) (done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.admit(r, &s.ranges)
+	return s.admit(r, &s.ranges, false)
 }
 
-// admit counts a stream in, or refuses it. s.mu is held.
-func (s *Streams) admit(r *http.Request, gauge *atomic.Int64) (done func(), err error) {
+// admit counts a stream in, or refuses it; one that replaces another stream is not held to the limits. s.mu is held.
+func (s *Streams) admit(r *http.Request, gauge *atomic.Int64, replaces bool) (done func(), err error) {
 	if s.closed {
 		return nil, shuttingDown()
 	}
-	release, err := s.limits.take(r)
+	release, err := s.limits.take(r, replaces)
 	if err != nil {
 		return nil, err
 	}
@@ -139,14 +148,17 @@ func (s *Streams) admit(r *http.Request, gauge *atomic.Int64) (done func(), err 
 }
 
 // begin counts a stream in. Its context is done when the client is gone, at the planned disconnect and at Close; done is
-// to be called when the stream has ended.
-func (s *Streams) begin(r *http.Request, gauge *atomic.Int64) (ctx context.Context, done func(), err error) {
+// to be called when the stream has ended. liveProc is the one that the client asks for, "" none: where it has a stream
+// here, the new one will replace it, and a limit that is reached refuses none but a third, since an EventSource that is
+// refused does not come again.
+func (s *Streams) begin(r *http.Request, gauge *atomic.Int64, liveProc string) (ctx context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	leave, err := s.admit(r, gauge)
+	leave, err := s.admit(r, gauge, s.streams[liveProc] == 1)
 	if err != nil {
 		return nil, nil, err
 	}
+	forget := s.count(liveProc)
 	s.open.Add(1)
 	age := s.MaxAge - time.Duration(rand.Int64N(int64(s.MaxAge)/5+1)) // jittered: clients are not to come back in a herd
 	ctx, cancel := context.WithTimeout(r.Context(), age)
@@ -154,9 +166,25 @@ func (s *Streams) begin(r *http.Request, gauge *atomic.Int64) (ctx context.Conte
 	return ctx, func() {
 		stop()
 		cancel()
+		forget()
 		leave()
 		s.open.Done()
 	}, nil
+}
+
+// count counts a stream of a liveProc in, if there is one to name; forget counts it out. s.mu is held.
+func (s *Streams) count(liveProc string) (forget func()) {
+	if liveProc == "" {
+		return func() {}
+	}
+	s.streams[liveProc]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.streams[liveProc]--; s.streams[liveProc] == 0 {
+			delete(s.streams, liveProc)
+		}
+	}
 }
 
 func shuttingDown() error {

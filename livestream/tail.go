@@ -15,8 +15,8 @@ const MaxTailTopics = 100
 
 // What a tail takes at a time.
 const (
-	batchBytes = 32 << 10  // to be written: the one buffer of a client
-	pageBytes  = 128 << 10 // from the store, of a client that is behind
+	batchBytes = 32 << 10  // to be written: the buffer of a client; a larger log goes out by itself
+	pageBytes  = 128 << 10 // from the store, of a client that is behind; a larger log needs a share of the room
 	firstPage  = 32        // logs, as long as their size is not known
 )
 
@@ -26,7 +26,7 @@ const (
 // of them asks for, a gap event tells so.
 //
 // Errors: CodeInvalidRequest, CodeInvalidTopicFormat, and for a start of a range what a range answers, but for
-// CodeCollected. CodeRateLimited, CodeOverloaded: a limit on streams.
+// CodeCollected. CodeRateLimited, CodeOverloaded: a limit on streams, or on topics followed.
 //
 // Where the path names a topic (GET /v1/topics/{topic}/logs), that one is followed, and the query has none.
 func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
@@ -52,7 +52,7 @@ func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := s.begin(r, &s.tails)
+	ctx, done, err := s.begin(r, &s.tails, "")
 	if err != nil {
 		return err
 	}
@@ -65,12 +65,15 @@ func (s *Streams) Tail(w http.ResponseWriter, r *http.Request) error {
 		answerHead(w)
 		return nil
 	}
-	x, err := newWriter(s.ctx, w, r, s.WriteTimeout)
-	if err != nil {
+	t := &tail{Streams: s, topics: places, notify: make(chan struct{}, 1)}
+	defer t.unfollow()
+	if err := t.follow(); err != nil {
 		return err
 	}
-	defer x.finish()
-	t := &tail{Streams: s, w: x, topics: places, notify: make(chan struct{}, 1)}
+	if t.w, err = newWriter(s.ctx, w, r, s.WriteTimeout); err != nil {
+		return err
+	}
+	defer t.w.finish()
 	t.run(ctx)
 	return nil
 }
@@ -117,6 +120,7 @@ type followed struct {
 	known time.Time // when the position was last compared with the store: an older view of the topic tells nothing
 	gap   *gap      // to be told before the next log
 	page  int       // logs to ask the store for
+	large bool      // the next log needs more room than there was
 }
 
 // A gap is yet to be told; from is the position before it.
@@ -183,16 +187,33 @@ type tail struct {
 	*Streams
 	w      *writer
 	topics []*followed
-	notify chan struct{} // dirty flag: a topic has news
+	notify chan struct{} // dirty flag: a topic has news, or the share that was waited for is there
 	tries  backoff
+	share  *share // of the room, for the next log of asker: held, or asked for
+	asker  *followed
+}
+
+// follow subscribes to the topics. unfollow is to be called also after an error.
+func (t *tail) follow() (err error) {
+	for _, f := range t.topics {
+		if f.follower, err = t.Streams.follow(f.topic, t.notify); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tail) unfollow() {
+	for _, f := range t.topics {
+		if f.follower != nil {
+			t.Streams.unfollow(f.follower, t.notify)
+		}
+	}
 }
 
 // run streams until the client is gone or ctx is done. It always ends between two events.
 func (t *tail) run(ctx context.Context) {
-	for _, f := range t.topics {
-		f.follower = t.follow(f.topic, t.notify)
-		defer t.unfollow(f.follower, t.notify)
-	}
+	defer func() { t.share.give() }()
 	setHeaders(t.w.Header())
 	t.w.WriteHeader(http.StatusOK)
 	// The client knows its position from the start, so that it can resume before the first log has come.
@@ -227,6 +248,10 @@ func (t *tail) catchUp(ctx context.Context) (retry <-chan time.Time) {
 				return nil
 			}
 			sent, err := t.step(ctx, f)
+			if t.asker == f && (sent || err != nil) {
+				t.share.give()
+				t.share, t.asker = nil, nil
+			}
 			switch {
 			case ctx.Err() != nil:
 				return nil
@@ -245,11 +270,11 @@ func (t *tail) catchUp(ctx context.Context) (retry <-chan time.Time) {
 	return nil
 }
 
-// step sends the next logs of one topic; sent is false when there is nothing to send now: the follower tells when
-// there is.
+// step sends the next logs of one topic; sent is false when there is nothing to send now, or no room for it: notify tells
+// when there is.
 func (t *tail) step(ctx context.Context, f *followed) (sent bool, err error) {
 	v := f.follower.view.Load()
-	if v == nil {
+	if v == nil || f.large && t.share.waits() { // to be read when there is room
 		return false, nil
 	}
 	if f.ended || f.TopicID == 0 {
@@ -273,6 +298,14 @@ func (t *tail) step(ctx context.Context, f *followed) (sent bool, err error) {
 		return false, nil
 	}
 	frames := v.frames[f.Seq-v.first:]
+	if len(frames[0].bytes) > ownBytes {
+		s := t.room.join(frames[0].bytes, t.w.cutShort)
+		if s == nil {
+			return t.page(ctx, f)
+		}
+		defer s.give()
+	}
+	f.large = false
 	t.tellGap(f, frames[0].id.String())
 	t.sendFrames(f, frames)
 	return true, nil
@@ -315,6 +348,8 @@ func (t *tail) page(ctx context.Context, f *followed) (sent bool, err error) {
 	switch {
 	case err != nil:
 		return false, err
+	case !t.fits(f, logs):
+		return false, nil
 	case !exists:
 		f.position, f.gap = f.told(), nil
 		f.ended, f.known = true, time.Now()
@@ -346,13 +381,26 @@ func (t *tail) page(ctx context.Context, f *followed) (sent bool, err error) {
 	return true, nil
 }
 
+// fits tells whether there is room for logs, of which a large one comes alone. Where there is none it asks for it, and they
+// are to be let go.
+func (t *tail) fits(f *followed, logs []api.Log) bool {
+	n := 2 * sizeOf(logs) // the log, and the event
+	if f.large = len(logs) == 1 && n > 2*ownBytes; !f.large {
+		return true
+	}
+	if t.asker == f && !t.share.waits() && !t.share.covers(n) { // it was for another log, which GC took
+		t.share.give()
+		t.asker = nil
+	}
+	if t.asker == nil {
+		t.asker, t.share = f, t.room.ask(n, t.notify, t.w.cutShort)
+	}
+	return t.asker == f && !t.share.waits()
+}
+
 // resize makes the next page about pageBytes large.
 func (f *followed) resize(logs []api.Log) {
-	size := 1
-	for _, l := range logs {
-		size += len(l.Body) + 64
-	}
-	f.page = max(1, min(pageBytes*len(logs)/size, 4*f.page, api.MaxPageLogs))
+	f.page = max(1, min(pageBytes*len(logs)/sizeOf(logs), 4*f.page, api.MaxPageLogs))
 }
 
 // tellGap tells the gap that is yet to be told, if there is one.

@@ -500,7 +500,7 @@ func TestRingIsBounded(t *testing.T) {
 	eventually(t, "all logs are read", func() bool { return ring().next() == 20*ringLogs+20 })
 	v, size := ring(), 0
 	for _, f := range v.frames {
-		size += len(f.bytes)
+		size += f.size()
 	}
 	if size != v.bytes || size > ringBytes*5/4 || cap(v.frames) > 4*ringLogs {
 		t.Errorf("%d bytes (%d counted) in %d frames of %d", size, v.bytes, len(v.frames), cap(v.frames))
@@ -512,7 +512,7 @@ func TestTailByR3labsClient(t *testing.T) {
 	s := newServer(t, m)
 	logs := m.fill("a", 200)
 	c := sse.NewClient(s.URL + "/v1/tail?topic=a&start=earliest")
-	c.Connection = client(t)
+	c.Connection = &http.Client{Transport: ssetest.Transport(client(t).Transport, t.Errorf)}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var got []string

@@ -2,6 +2,7 @@ package pgstore_test
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 
 	"pipeproc/api"
@@ -79,5 +80,36 @@ func TestUnreadableClaimStays(t *testing.T) {
 	again, err := s.Turn(t.Context(), stream, "")
 	if err != nil || again.Claimed == nil || again.Claimed.Claim.Token != sent.Claimed.Claim.Token {
 		t.Errorf("sent %+v, then %+v %v", sent.Claimed, again.Claimed, err)
+	}
+}
+
+// TestUnreadableNextStays: what an ack claimed along, and told, is not taken from its client because a repeat of the ack
+// cannot read its logs.
+func TestUnreadableNextStays(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, _ := openWith(t, pgstore.Config{URL: url})
+	conn := outsider(t, url)
+	mustCommit(t, s, logs("a", `[0]`, `[1]`)...)
+	first := claimed(t, s, "p", "a")
+	req := api.AckRequest{Token: first.Claim.Token, ClaimNext: true}
+	told, err := s.Ack(t.Context(), "p", req)
+	if err != nil || told.Next == nil {
+		t.Fatal(told, err)
+	}
+	// Log 1 is there, and its body is an error; what batches read goes on.
+	mustExec(t, conn, `SET search_path = pipeproc_default; ALTER TABLE logs RENAME TO readable;
+		CREATE VIEW logs AS SELECT topic_id, seq, ts, CASE seq WHEN 1 THEN decode(repeat('x', seq::int), 'hex') ELSE body END AS body
+			FROM readable`)
+	if again, err := s.Ack(t.Context(), "p", req); api.CodeOf(err) != api.CodeInternal {
+		t.Errorf("without bodies: %+v %v", again, err)
+	}
+	mustExec(t, conn, "DROP VIEW logs; ALTER TABLE readable RENAME TO logs")
+	if p, err := s.Proc(t.Context(), "p"); err != nil || p.Claim == nil || p.Claim.Token != told.Next.Claim.Token {
+		t.Errorf("told %+v, then %+v %v", told.Next, p.Claim, err)
+	}
+	again, err := s.Ack(t.Context(), "p", req)
+	if err != nil || !reflect.DeepEqual(told, again) {
+		t.Errorf("told %+v, again %+v: %v", told, again, err)
 	}
 }

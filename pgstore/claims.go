@@ -30,6 +30,7 @@ type claimOp struct {
 	claim   *api.Claim
 	logs    []api.Log // what it hands out; nil: to be read
 	waitFor []string  // the topics that may bring work
+	freeAt  int64     // when the first of the live claims that are in its way times out; 0: none does
 }
 
 // role tells who claims: a proc belongs to its users, a systemProc's to its worker, a liveProc's to its stream.
@@ -48,7 +49,7 @@ func (o *claimOp) needs(n *needs) {
 func (o *claimOp) size() int { return 64 * len(o.names) }
 
 func (o *claimOp) apply(ctx context.Context, b *batch) error {
-	o.unknown, o.claim, o.logs, o.waitFor = nil, nil, nil, nil
+	o.unknown, o.claim, o.logs, o.waitFor, o.freeAt = nil, nil, nil, nil, 0
 	var candidates []*procRow
 	for _, name := range o.names {
 		p := b.procs[name]
@@ -83,6 +84,10 @@ func (o *claimOp) apply(ctx context.Context, b *batch) error {
 			continue
 		}
 		if err := p.CanClaim(); err != nil {
+			var refusal *api.Error
+			if errors.As(err, &refusal) && refusal.ExpiresAt != nil && (o.freeAt == 0 || *refusal.ExpiresAt < o.freeAt) {
+				o.freeAt = *refusal.ExpiresAt
+			}
 			if o.any {
 				continue
 			}
@@ -155,8 +160,8 @@ func (s *Store) claim(ctx context.Context, o *claimOp, wait *int64) (*api.Claime
 			continue
 		}
 		pause := time.Until(deadline)
-		if at, ok := expiry(err); ok {
-			pause = min(pause, s.until(ctx, at))
+		if o.freeAt > 0 {
+			pause = min(pause, s.until(ctx, o.freeAt))
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -184,15 +189,6 @@ func (s *Store) createMissing(ctx context.Context, o *claimOp) error {
 		}
 	}
 	return nil
-}
-
-// expiry is when the live claim that err tells of ends.
-func expiry(err error) (int64, bool) {
-	var e *api.Error
-	if errors.As(err, &e) && e.ExpiresAt != nil {
-		return *e.ExpiresAt, true
-	}
-	return 0, false
 }
 
 // until is the time until the database's clock shows at; at least a millisecond.

@@ -52,6 +52,24 @@ func (s *Store) Subscriptions() int {
 	return len(s.hub.topics) + len(s.hub.procs) + len(s.hub.jobs) + len(s.hub.heads) + len(s.hub.streams) + len(s.hub.claimed)
 }
 
+// ProcStates is the number of procs whose state the polls remember.
+func (s *Store) ProcStates() int {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return len(s.hub.states)
+}
+
+// Kept is the size of what is kept for streams. more is counted in as well from now on.
+func (s *Store) Kept(more int) int {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.hub.kept += more
+	return s.hub.kept
+}
+
+// KeptBytes is keptBytes.
+const KeptBytes = keptBytes
+
 // Server names the store in the table lanes.
 func (s *Store) Server() string { return s.server }
 

@@ -3,6 +3,9 @@ package pgstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -213,34 +216,80 @@ func (s *Store) ended(ctx context.Context, stream api.Stream) (api.StreamTurn, e
 	return api.StreamTurn{End: api.EndDestroyed}, nil
 }
 
-// KeepStream implements api.LiveProcs.
-func (s *Store) KeepStream(ctx context.Context, stream api.Stream) error {
-	return s.touchStream(ctx, stream, func(now int64, p *procRow, r *streamRow) {
-		r.openUntil = now + api.StreamLease
-		p.keep(now, max(p.TTL, api.StreamLease))
+const (
+	keepBatch = 1_000                  // streams whose leases one statement renews: more would hold their rows for long
+	keepPause = 20 * time.Millisecond  // until rows that were held are tried again; twice as long each time, up to
+	keepLull  = 500 * time.Millisecond // this
+)
+
+// KeepStreams implements api.LiveProcs.
+func (s *Store) KeepStreams(ctx context.Context, streams []api.Stream) error {
+	for pause := keepPause; ; pause = min(2*pause, keepLull) {
+		var held []api.Stream
+		for part := range slices.Chunk(streams, keepBatch) {
+			rest, err := s.keepStreams(ctx, part)
+			if err != nil {
+				return mapError(err)
+			}
+			held = append(held, rest...)
+		}
+		if len(held) == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("the rows of %d liveProcs are held: %w", len(held), ctx.Err())
+		}
+		streams = held
+	}
+}
+
+// keepStreams renews the leases of those that are still their liveProcs' streams, but of liveProcs whose rows somebody
+// holds, a batch for a moment, most likely: held are these. It waits for nobody, and so has no place in the order of locks.
+func (s *Store) keepStreams(ctx context.Context, streams []api.Stream) (held []api.Stream, err error) {
+	names, instances := make([]string, len(streams)), make([]string, len(streams))
+	for i, stream := range streams {
+		names[i], instances[i] = stream.LiveProc, stream.Instance
+	}
+	rows, err := s.pool.Query(ctx, s.q(`WITH clock AS MATERIALIZED (SELECT ns.now_ms() AS now),
+		free AS MATERIALIZED (
+			SELECT p.id FROM clock, unnest($1::text[], $2::text[]) AS u (name, instance)
+				JOIN ns.procs AS p ON p.name = u.name JOIN ns.live_streams AS l ON l.proc_id = p.id AND l.instance = u.instance
+			WHERE p.expires_at IS NULL OR p.expires_at > clock.now
+			ORDER BY p.id FOR UPDATE OF p, l SKIP LOCKED),
+		leases AS (
+			UPDATE ns.live_streams AS l SET open_until = clock.now + $3 FROM clock, free WHERE l.proc_id = free.id),
+		lives AS (
+			UPDATE ns.procs AS p SET expires_at = greatest(p.expires_at, clock.now + greatest(p.ttl, $3))
+			FROM clock, free WHERE p.id = free.id AND p.expires_at IS NOT NULL)
+		SELECT u.i - 1 FROM clock, unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (name, instance, i)
+			JOIN ns.procs AS p ON p.name = u.name JOIN ns.live_streams AS l ON l.proc_id = p.id AND l.instance = u.instance
+		WHERE (p.expires_at IS NULL OR p.expires_at > clock.now) AND p.id NOT IN (SELECT id FROM free)`),
+		names, instances, int64(api.StreamLease))
+	if err != nil {
+		return nil, err
+	}
+	var i int
+	_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
+		held = append(held, streams[i])
+		return nil
 	})
+	return held, err
 }
 
 // CloseStream implements api.LiveProcs.
 func (s *Store) CloseStream(ctx context.Context, stream api.Stream) error {
 	s.hub.closed(stream)
-	return s.touchStream(ctx, stream, func(now int64, p *procRow, r *streamRow) {
+	_, err := s.onLiveProc(ctx, stream.LiveProc, func(now int64, p *procRow, r *streamRow) error {
+		if r.instance != stream.Instance {
+			return errNotTheStream
+		}
 		r.instance = ""
 		if p.ExpiresAt != nil {
 			at := now + p.TTL
 			p.ExpiresAt = &at
 		}
-	})
-}
-
-var errNotTheStream = errors.New("the liveProc has another stream")
-
-func (s *Store) touchStream(ctx context.Context, stream api.Stream, f func(now int64, p *procRow, r *streamRow)) error {
-	_, err := s.onLiveProc(ctx, stream.LiveProc, func(now int64, p *procRow, r *streamRow) error {
-		if r.instance != stream.Instance {
-			return errNotTheStream
-		}
-		f(now, p, r)
 		return nil
 	})
 	if errors.Is(err, errNotTheStream) || api.CodeOf(err) == api.CodeInvalidProc {
@@ -248,6 +297,8 @@ func (s *Store) touchStream(ctx context.Context, stream api.Stream, f func(now i
 	}
 	return err
 }
+
+var errNotTheStream = errors.New("the liveProc has another stream")
 
 // CancelLiveProc implements api.LiveProcs.
 func (s *Store) CancelLiveProc(ctx context.Context, name string) (api.Proc, error) {

@@ -22,8 +22,8 @@ func openStream(tb testing.TB, s *pgstore.Store, topic string) api.Stream {
 	return stream
 }
 
-// TestKeepStreamIsNoNews: to renew a lease wakes nobody up.
-func TestKeepStreamIsNoNews(t *testing.T) {
+// TestKeepStreamsIsNoNews: to renew a lease wakes nobody up.
+func TestKeepStreamsIsNoNews(t *testing.T) {
 	t.Parallel()
 	s, err := pgstore.Open(t.Context(), pgstore.Config{URL: pgtest.Database(t), UnsafeDurability: true, Logger: pgtest.Logger()})
 	if err != nil { // it does not run: nothing but what is called wakes anybody up
@@ -33,7 +33,7 @@ func TestKeepStreamIsNoNews(t *testing.T) {
 	stream := openStream(t, s, "a")
 	watch := s.Watch(nil, []string{stream.LiveProc})
 	defer watch.Close()
-	if err := s.KeepStream(t.Context(), stream); err != nil {
+	if err := s.KeepStreams(t.Context(), []api.Stream{stream}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -78,8 +78,8 @@ func TestLogsAreKeptForAStream(t *testing.T) {
 		t.Fatal(turn, err)
 	}
 	ackOne(t, s, stream.LiveProc, turn.Claimed.Claim.Token)
-	if got := s.Subscriptions() - held; got != 1 {
-		t.Errorf("%d claims are kept", got)
+	if got := s.Subscriptions() - held; got != 1 || s.Kept(0) != len(`[1]`) {
+		t.Errorf("%d claims are kept, of %d bytes", got, s.Kept(0))
 	}
 	if turn, err = s.Turn(t.Context(), stream, turn.Claimed.Claim.Token); err != nil || turn.Claimed == nil || len(turn.Claimed.Logs) != 1 {
 		t.Fatal(turn, err)
@@ -98,11 +98,44 @@ func TestLogsAreKeptForAStream(t *testing.T) {
 		t.Fatal(turn, err)
 	}
 	ackOne(t, s, stream.LiveProc, turn.Claimed.Claim.Token)
+	if s.Kept(0) != len(`[3]`) {
+		t.Errorf("%d bytes are kept", s.Kept(0))
+	}
 	if err := s.CloseStream(t.Context(), stream); err != nil {
 		t.Fatal(err)
 	}
+	if s.Kept(0) != 0 {
+		t.Errorf("%d bytes are kept without a stream", s.Kept(0))
+	}
 	if got := s.Subscriptions() - held; got != -1 { // nor is the stream known any more
 		t.Errorf("%d claims are kept without a stream", got+1)
+	}
+}
+
+// TestLittleIsKeptForStreams: where enough is kept, a stream reads what an ack has claimed for it.
+func TestLittleIsKeptForStreams(t *testing.T) {
+	t.Parallel()
+	s, _ := openWith(t, pgstore.Config{URL: pgtest.Database(t)})
+	mustCommit(t, s, logs("a", `[0]`, `[1]`, `[2]`)...)
+	stream := openStream(t, s, "a")
+	turn, err := s.Turn(t.Context(), stream, "")
+	if err != nil || turn.Claimed == nil {
+		t.Fatal(turn, err)
+	}
+	s.Kept(pgstore.KeptBytes - len(`[1]`)) // there is room for just one
+	ackOne(t, s, stream.LiveProc, turn.Claimed.Claim.Token)
+	if n := s.Kept(1); n != pgstore.KeptBytes+1 {
+		t.Errorf("%d bytes are kept", n)
+	}
+	if turn, err = s.Turn(t.Context(), stream, turn.Claimed.Claim.Token); err != nil || len(turn.Claimed.Logs) != 1 {
+		t.Fatal(turn, err)
+	}
+	ackOne(t, s, stream.LiveProc, turn.Claimed.Claim.Token)
+	if n := s.Kept(0); n != pgstore.KeptBytes-len(`[1]`)+1 {
+		t.Errorf("%d bytes are kept", n)
+	}
+	if turn, err = s.Turn(t.Context(), stream, turn.Claimed.Claim.Token); err != nil || string(turn.Claimed.Logs[0].Body) != `[2]` {
+		t.Fatal(turn, err)
 	}
 }
 

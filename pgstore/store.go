@@ -36,7 +36,7 @@ type Config struct {
 	Logger  *slog.Logger          // default: slog.Default()
 	Metrics prometheus.Registerer // default: none
 
-	// PollInterval is how often waiters look for themselves, should a wake-up be lost. Default 2 s.
+	// PollInterval is how often the store looks at what is waited for, should a wake-up be lost. Default 2 s.
 	PollInterval time.Duration
 	// Connections is the most that the pool for reads and rare writes opens. Default 16. Lanes and wake-ups have their own.
 	Connections int32
@@ -46,12 +46,14 @@ type Config struct {
 type Store struct {
 	cfg    Config
 	schema string // quoted
-	server string // a UUID, new for each Store
-	log    *slog.Logger
-	pool   *pgxpool.Pool
-	hub    *hub
-	lanes  *lanes
-	meters *meters
+	// namespace names it among all there are, those of other databases included: a UUID's digits, kept with it
+	namespace string
+	server    string // a UUID, new for each Store
+	log       *slog.Logger
+	pool      *pgxpool.Pool
+	hub       *hub
+	lanes     *lanes
+	meters    *meters
 
 	patience patience
 
@@ -106,6 +108,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if err := s.migrate(ctx, conn); err != nil {
 		return nil, fmt.Errorf("migrate namespace %q: %w", cfg.Namespace, err)
+	}
+	if err := conn.QueryRow(ctx, s.q("SELECT encode(uuid_send(id), 'hex') FROM ns.namespace")).Scan(&s.namespace); err != nil {
+		return nil, err
 	}
 
 	pool, err := pgxpool.ParseConfig(cfg.URL)

@@ -86,7 +86,7 @@ func TestSmoke(t *testing.T) {
 	t.Log(turn, turn.Claimed, err)
 	sp, created, err := s.CreateSystemProc(ctx, api.SystemProcSpec{Name: "sp", From: api.Names{List: []string{"a"}}, Processor: &api.Processor{URL: "http://x/"}})
 	t.Log(sp, created, err)
-	names, next, err := s.RunnableJobs(ctx, 10)
+	names, next, err := s.RunnableJobs(ctx, 10, false)
 	t.Log(names, next, err)
 	ex, err := s.ClaimJob(ctx, names[0], "t")
 	t.Log(ex, err)

@@ -319,7 +319,7 @@ func (s *Store) lockSystemProc(ctx context.Context, tx pgx.Tx, name string) (*sy
 	if len(rows) == 0 {
 		return nil, nil, unknownSystemProc(name)
 	}
-	found, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE system_proc_id = $1 ORDER BY id FOR UPDATE"), rows[0].id)
+	found, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE system_proc_id = $1 AND system_proc_id > 0 ORDER BY id FOR UPDATE"), rows[0].id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -358,27 +358,25 @@ func (s *Store) DestroySystemProc(ctx context.Context, name string) (sp api.Syst
 }
 
 // RunnableJobs implements api.Jobs.
-func (s *Store) RunnableJobs(ctx context.Context, limit int) (procs []string, next int64, err error) {
-	rows, err := s.pool.Query(ctx, s.q(`SELECT p.name,
-			CASE WHEN p.claim_token <> '' THEN p.claim_expires_at
-				ELSE coalesce(greatest(p.next_attempt_at, n.now), n.now) END - n.now
-		FROM ns.procs AS p JOIN ns.topics AS t ON t.id = p.topic_id, (SELECT ns.now_ms() AS now) AS n
-		WHERE p.system_proc_id > 0 AND p.status = 'active' AND p.position < t.head
-		ORDER BY p.last_claimed_at NULLS FIRST, p.id`))
+func (s *Store) RunnableJobs(ctx context.Context, limit int, inline bool) (procs []string, next int64, err error) {
+	these := ""
+	if !inline {
+		these = "AND NOT EXISTS (SELECT FROM ns.system_procs AS sp WHERE sp.id = p.system_proc_id AND sp.inline)"
+	}
+	// wait is NULL for a claim without a time-out. The last row has no name: it tells next.
+	rows, err := s.pool.Query(ctx, s.q(`WITH work AS (
+			SELECT p.id, p.name, p.last_claimed_at, CASE WHEN p.claim_token <> '' THEN p.claim_expires_at
+				ELSE coalesce(greatest(p.next_attempt_at, n.now), n.now) END - n.now AS wait
+			FROM ns.procs AS p JOIN ns.topics AS t ON t.id = p.topic_id, (SELECT ns.now_ms() AS now) AS n
+			WHERE p.system_proc_id > 0 AND p.status = 'active' AND p.position < t.head `+these+`)
+		(SELECT name, wait FROM work WHERE wait <= 0 ORDER BY last_claimed_at NULLS FIRST, id LIMIT $1)
+		UNION ALL SELECT '', coalesce(min(wait), -1) FROM work WHERE wait > 0`), limit)
 	if err != nil {
 		return nil, 0, mapError(err)
 	}
-	next = -1
 	var name string
-	var wait *int64
-	_, err = pgx.ForEachRow(rows, []any{&name, &wait}, func() error {
-		switch {
-		case wait == nil: // claimed, without a time-out
-		case *wait > 0:
-			if next < 0 || *wait < next {
-				next = *wait
-			}
-		case len(procs) < limit:
+	_, err = pgx.ForEachRow(rows, []any{&name, &next}, func() error {
+		if name != "" {
 			procs = append(procs, name)
 		}
 		return nil
@@ -403,7 +401,7 @@ func (s *Store) ClaimJob(ctx context.Context, proc, token string) (*api.Executio
 	if err != nil {
 		return nil, err
 	}
-	return execution(&o.proc, claimed)
+	return s.execution(&o.proc, claimed)
 }
 
 // definition is that of a systemProc's proc, read in a batch.
@@ -412,7 +410,7 @@ func (p *procRow) definition() (spec api.SystemProcSpec, err error) {
 }
 
 // execution adds to a claim what its worker needs.
-func execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
+func (s *Store) execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
 	spec, err := p.definition()
 	if err != nil {
 		return nil, err
@@ -422,7 +420,7 @@ func execution(p *procRow, claimed *api.Claimed) (*api.Execution, error) {
 		return nil, err
 	}
 	return &api.Execution{Claimed: *claimed, SystemProc: spec.Name, To: spec.To.List, Processor: *spec.Processor,
-		Count: p.Count, Secrets: secrets.Signing(p.readAt), ReclaimTimeout: p.ReclaimTimeout, WebhookID: p.WebhookID()}, nil
+		Count: p.Count, Secrets: secrets.Signing(p.readAt), ReclaimTimeout: p.ReclaimTimeout, WebhookID: p.WebhookID(s.namespace)}, nil
 }
 
 // AckJob implements api.Jobs.
@@ -432,7 +430,7 @@ func (s *Store) AckJob(ctx context.Context, proc, token string, logs []api.NewLo
 	if err != nil || acked.Next == nil {
 		return nil, err
 	}
-	return execution(&o.proc, acked.Next)
+	return s.execution(&o.proc, acked.Next)
 }
 
 // FailJob implements api.Jobs.

@@ -3,6 +3,8 @@ package pgstore
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,7 +42,7 @@ func (c *changes) empty() bool {
 }
 
 // hub wakes up those who wait in this server, and tells the other servers. A wake-up is a hint: waiters look for
-// themselves, and do so every few seconds in any case.
+// themselves. Those that were lost are made up for every few seconds.
 type hub struct {
 	store *Store
 
@@ -50,8 +52,10 @@ type hub struct {
 	jobs      map[*watcher]struct{}
 	jobTopics map[string]struct{}
 	heads     map[string]api.TopicHead // the last ones told of watched topics; of wake-ups alone without ID
+	states    map[string]int64         // of watched procs, as the last poll found them
 	streams   map[string]string        // the streams of liveProcs on this server: their instances
 	claimed   map[string]claimedLogs   // of those: what acks have claimed for them
+	kept      int                      // bytes of claimed
 	outbox    outbox
 	ready     chan struct{} // the outbox has something; capacity 1
 }
@@ -60,6 +64,13 @@ type hub struct {
 type claimedLogs struct {
 	token string
 	logs  []api.Log
+}
+
+func (c claimedLogs) size() (n int) {
+	for i := range c.logs {
+		n += len(c.logs[i].Body)
+	}
+	return n
 }
 
 // outbox gathers what is to be told to the other servers.
@@ -83,7 +94,7 @@ func (w *watcher) wake() {
 
 func newHub(s *Store) *hub {
 	return &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
-		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]api.TopicHead{},
+		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]api.TopicHead{}, states: map[string]int64{},
 		streams: map[string]string{}, claimed: map[string]claimedLogs{}, outbox: newOutbox(), ready: make(chan struct{}, 1)}
 }
 
@@ -111,7 +122,9 @@ func (s *Store) Watch(topics, procs []string) api.Watch {
 			}
 		}
 		for _, name := range procs {
-			unsubscribe(h.procs, name, w)
+			if unsubscribe(h.procs, name, w) {
+				delete(h.states, name)
+			}
 		}
 	}}
 }
@@ -164,17 +177,29 @@ func (h *hub) closed(s api.Stream) {
 	defer h.mu.Unlock()
 	if h.streams[s.LiveProc] == s.Instance {
 		delete(h.streams, s.LiveProc)
-		delete(h.claimed, s.LiveProc)
+		h.drop(s.LiveProc)
 	}
 }
 
-// keep keeps the logs of a claim for the proc's stream, if it is on this server: one claim, until it closes.
+// keptBytes is the most that is kept for streams: one whose client is slow takes its time to come for it.
+const keptBytes = 64 << 20
+
+// keep keeps the logs of a claim for the proc's stream, if it is on this server and there is room: one claim, until it
+// closes. Whoever finds nothing reads them.
 func (h *hub) keep(proc string, c claimedLogs) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.streams[proc] != "" {
+	h.drop(proc)
+	if size := c.size(); h.streams[proc] != "" && h.kept+size <= keptBytes {
 		h.claimed[proc] = c
+		h.kept += size
 	}
+}
+
+// drop lets go of what is kept for a proc's stream. h.mu is held.
+func (h *hub) drop(proc string) {
+	h.kept -= h.claimed[proc].size()
+	delete(h.claimed, proc)
 }
 
 // take answers the logs of a claim that were kept; nil where they are to be read.
@@ -185,7 +210,7 @@ func (h *hub) take(proc, token string) []api.Log {
 	if !ok || c.token != token {
 		return nil
 	}
-	delete(h.claimed, proc)
+	h.drop(proc)
 	return c.logs
 }
 
@@ -246,21 +271,25 @@ func (h *hub) setJobTopics(names []string) {
 
 const lookTimeout = 10 * time.Second
 
-// look re-reads the heads of the watched topics, and wakes whoever waits for one that has moved. Procs' waiters, and those
-// of jobs, are woken in any case.
+// look re-reads the heads of the watched topics and the states of the watched procs, and wakes whoever waits for one that
+// has changed; those who wait for jobs in any case. Nobody is woken by the clock: whoever waits for a claim's time-out
+// times it, and the sweep, which applies it, is a change.
 func (h *hub) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout) // a connection that has fallen silent must not end the polling
 	defer cancel()
 	h.mu.Lock()
-	names := make([]string, 0, len(h.topics))
-	for name := range h.topics {
-		names = append(names, name)
-	}
+	topics, procs := slices.Collect(maps.Keys(h.topics)), slices.Collect(maps.Keys(h.procs))
 	h.mu.Unlock()
-	heads := map[string]api.TopicHead{}
-	if len(names) > 0 {
-		var err error
-		if heads, err = h.store.Heads(ctx, names); err != nil {
+	var heads map[string]api.TopicHead
+	var states map[string]int64
+	var err error
+	if len(topics) > 0 {
+		if heads, err = h.store.Heads(ctx, topics); err != nil {
+			return err
+		}
+	}
+	if len(procs) > 0 {
+		if states, err = h.store.procStates(ctx, procs); err != nil {
 			return err
 		}
 	}
@@ -269,7 +298,7 @@ func (h *hub) look(ctx context.Context) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, name := range names {
+	for _, name := range topics {
 		if h.topics[name] == nil { // nobody watches it any more
 			continue
 		}
@@ -279,11 +308,37 @@ func (h *hub) look(ctx context.Context) error {
 			wakeAll(h.topics[name])
 		}
 	}
-	for _, watchers := range h.procs {
-		wakeAll(watchers)
+	for _, name := range procs {
+		if h.procs[name] == nil {
+			continue
+		}
+		known, ok := h.states[name]
+		if now := states[name]; !ok || known != now { // 0 for one that is gone
+			h.states[name] = now
+			wakeAll(h.procs[name])
+		}
 	}
 	wakeAll(h.jobs)
 	return nil
+}
+
+// procStates answers a number for each proc that exists, which changes whenever somebody who watches it may have to know:
+// not with a lease that is renewed, nor with what nobody waits for.
+func (s *Store) procStates(ctx context.Context, names []string) (map[string]int64, error) {
+	rows, err := s.pool.Query(ctx, s.q(`SELECT p.name, hashtextextended(ROW(p.id, p.status, p.position, p.seeks, p.count, p.reclaims,
+			p.claim_token, p.claim_expires_at, l.instance, l.cancelled)::text, 0)
+		FROM ns.procs AS p LEFT JOIN ns.live_streams AS l ON l.proc_id = p.id WHERE p.name = ANY($1)`), names)
+	if err != nil {
+		return nil, err
+	}
+	states := make(map[string]int64, len(names))
+	var name string
+	var state int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &state}, func() error {
+		states[name] = state
+		return nil
+	})
+	return states, err
 }
 
 // poll looks every few seconds, for wake-ups that were lost.

@@ -235,6 +235,108 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// A poll wakes those who watch a proc that has changed, or gone, and nobody else.
+func TestPollOfProcs(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, _ := openWith(t, pgstore.Config{URL: url, PollInterval: 10 * time.Millisecond})
+	conn := outsider(t, url)
+	stream := openStream(t, s, "a")
+	createProc(t, s, "still", "a")
+	watch, still := s.Watch(nil, []string{stream.LiveProc}), s.Watch(nil, []string{"still", "unknown"})
+	for _, w := range []api.Watch{watch, still} {
+		select {
+		case <-w.C: // what they stand at was not known yet
+		case <-time.After(20 * time.Second):
+			t.Fatal("the first look wakes nobody")
+		}
+	}
+	select { // of "still", then of "unknown"
+	case <-still.C:
+	case <-time.After(50 * time.Millisecond):
+	}
+	polled := func(tb testing.TB, n int) { // n polls have come to their end
+		tb.Helper()
+		for range n {
+			job := s.WatchJobs() // which every poll wakes
+			select {
+			case <-job.C:
+			case <-time.After(20 * time.Second):
+				tb.Fatal("nobody polls")
+			}
+			job.Close()
+		}
+	}
+	for _, change := range []string{
+		"procs SET claim_token = 'x', last_claimed = '1-0..1-0'", "procs SET claim_expires_at = 5e12", "procs SET claim_token = ''",
+		"procs SET position = 1", "procs SET status = 'disabled'", "procs SET status = 'active'", "procs SET seeks = 1",
+		"procs SET reclaims = 1", "procs SET count = 2", "live_streams SET instance = 'x'", "live_streams SET cancelled = true",
+	} {
+		if err := s.KeepStreams(t.Context(), []api.Stream{stream}); err != nil {
+			t.Fatal(err)
+		}
+		polled(t, 3)
+		select {
+		case <-watch.C:
+			t.Errorf("before %s: woken though nothing has changed", change)
+		default:
+		}
+		table, set, _ := strings.Cut(change, " ")
+		mustExec(t, conn, "UPDATE pipeproc_default."+table+" "+set+` WHERE `+map[string]string{"procs": "id", "live_streams": "proc_id"}[table]+
+			` = (SELECT id FROM pipeproc_default.procs WHERE name = $1)`, stream.LiveProc)
+		select {
+		case <-watch.C:
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: the poll does not find it", change)
+		}
+	}
+	mustExec(t, conn, "DELETE FROM pipeproc_default.procs WHERE name = $1", stream.LiveProc)
+	select {
+	case <-watch.C:
+	case <-time.After(20 * time.Second):
+		t.Error("the poll does not find that it is gone")
+	}
+	polled(t, 3)
+	for what, w := range map[string]api.Watch{"the one that is gone": watch, "others": still} {
+		select {
+		case <-w.C:
+			t.Errorf("who watches %s is woken though nothing has changed", what)
+		default:
+		}
+		w.Close()
+	}
+	if n := s.ProcStates(); n != 0 {
+		t.Errorf("the states of %d procs are kept for nobody", n)
+	}
+}
+
+// Who waits for any of several procs times the claims that are in its way.
+func TestClaimAnyAtATimeout(t *testing.T) {
+	t.Parallel()
+	a := openWaiting(t, pgtest.Database(t))
+	ctx := t.Context()
+	mustCommit(t, a.Store, logs("t", `[1]`)...)
+	for proc, timeout := range map[string]int64{"soon": 300, "late": 50_000, "off": 1} {
+		if _, err := a.Claim(ctx, proc, api.ClaimRequest{ProcOptions: api.ProcOptions{Topic: "t", ReclaimTimeout: &timeout}}); err != nil {
+			t.Fatal(err)
+		}
+		if proc == "off" {
+			if _, err := a.DisableProc(ctx, proc); err != nil { // its claim does not time out
+				t.Fatal(err)
+			}
+		}
+	}
+	before := observedBatches(t, a.registry).count
+	got, err := a.ClaimAny(ctx, api.ClaimAnyRequest{Wait: ptr(int64(60_000)), Procs: []api.NamedProcOptions{
+		{Name: "off"}, {Name: "late"}, {Name: "soon"}}})
+	if err != nil || got == nil || got.Proc != "soon" || got.Claim.Attempt != 2 {
+		t.Errorf("the claim got %+v, %v", got, err)
+	}
+	if n := observedBatches(t, a.registry).count - before; n > 6 {
+		t.Errorf("it looked %d times", n)
+	}
+}
+
 // What does not fit one NOTIFY is told by several.
 func TestManyChangesAreTold(t *testing.T) {
 	t.Parallel()

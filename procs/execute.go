@@ -77,6 +77,8 @@ func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again boo
 		r.abandon(e)
 	case errors.Is(err, errLost):
 		r.lose(e)
+	case errors.Is(err, errElsewhere):
+		r.undo(e)
 	case errors.As(err, &f):
 		r.fail(e, expiry, a.trace, f)
 	case err != nil:

@@ -15,14 +15,13 @@ import (
 	"pipeproc/api"
 )
 
-const (
-	// inlineGrace is how long an interrupted function may take to end. The engine sees an interruption between two steps
-	// of the function, but not within one: a native function that it called.
-	inlineGrace = 250 * time.Millisecond
+// inlineGrace is how long an interrupted function may take to end. The engine sees an interruption between two steps of
+// the function, but not within one: a native function that it called.
+const inlineGrace = 250 * time.Millisecond
 
-	// inlineElsewhere is when an execution is tried again that another server may take.
-	inlineElsewhere = 5_000 // ms
-)
+// errElsewhere says that an execution is for servers that run inline functions. None is asked for here: the processor has
+// become one since its proc was listed.
+var errElsewhere = errors.New("inline processors are not enabled on this server")
 
 // inline runs functions in this process, each execution in a global state of its own. It is shared by all workers.
 type inline struct {
@@ -54,9 +53,7 @@ func (p *inline) check(text string) error {
 
 func (p *inline) process(ctx context.Context, e *api.Execution) (answer, error) {
 	if !p.enabled {
-		f := failed(nil, "inline processors are not enabled on the server that was to run this one")
-		f.RetryAfter = inlineElsewhere
-		return answer{}, f
+		return answer{}, errElsewhere
 	}
 	t := task{e.Proc, e.Processor.Inline}
 	if p.isStuck(t) {

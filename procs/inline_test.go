@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -466,8 +467,8 @@ func TestInlinePrograms(t *testing.T) {
 	}
 }
 
-// TestInlineDisabled: where the flag is not given, functions are refused; one that another server took is left to it, and
-// its proc is not disabled.
+// TestInlineDisabled: where the flag is not given, functions are refused, and one that another server took is left to it:
+// no claim is made, and nothing is told of its proc.
 func TestInlineDisabled(t *testing.T) {
 	if err := New(Config{}).Check(&api.Processor{Inline: `() => 1`}); api.CodeOf(err) != api.CodeNoValidProcessor {
 		t.Error(err)
@@ -479,20 +480,49 @@ func TestInlineDisabled(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		p := m.proc("a")
-		if p.Status != api.StatusActive || p.Reclaims != 0 || !strings.Contains(p.LastError, "not enabled") {
+		if p.Status != api.StatusActive || p.Lag != 1 || p.LastClaimedAt != nil || p.NextAttemptAt != nil || p.LastError != "" {
 			t.Errorf("the proc is %+v", p)
 		}
-		if claims := m.made(); claims < 11 || claims > 13 {
-			t.Errorf("%d attempts in a minute", claims)
+		able := one
+		able.Inline = true
+		work(t, m, n, able) // beside the other
+		synctest.Wait()     // which takes no time
+		if got := m.bodies("out"); got != `{"n":1}` {
+			t.Errorf("out: %s", got)
 		}
 		stop()
+	})
+}
+
+// TestInlineMeanwhile: a server without the flag acks what a webhook answered, and gives back what it claimed along: the
+// processor has become a function meanwhile. A server with the flag goes on at once, at the same attempt.
+func TestInlineMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, m *memory, n *network) {
+		h := &hook{}
+		h.answer = func(w http.ResponseWriter, _ *http.Request, d delivery) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.jobs["a"].processor = api.Processor{Inline: `(log, done) => done(null, {inline: log.body.n})`}
+			_, _ = w.Write(d.Logs[0].Body)
+		}
+		n.serve(t, "hook", h)
+		m.commit("in", `{"n":1}`, `{"n":2}`)
+		m.system("a", "in", []string{"out"}, "http://hook/", func(j *job) { j.MaxReclaims = 1 })
+		work(t, m, n, one)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if p := m.proc("a"); p.Status != api.StatusActive || p.Lag != 1 || p.Claim != nil || p.Reclaims != 0 || p.NextAttemptAt != nil || p.LastError != "" {
+			t.Errorf("the proc is %+v", p)
+		}
+		if m.made() != 2 || m.undone != 1 {
+			t.Errorf("%d claims, %d undone", m.made(), m.undone)
+		}
 		able := one
 		able.Inline = true
 		work(t, m, n, able)
-		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if got := m.bodies("out"); got != `{"n":1}` {
-			t.Errorf("out: %s", got)
+		if diff := cmp.Diff("{\"n\":1}\n{\"inline\":2}", m.bodies("out")); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

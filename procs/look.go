@@ -10,6 +10,11 @@ const (
 	// moment is followed at once.
 	lookGap = 5 * time.Millisecond
 
+	// The more systemProcs there are, the more a look costs the database. The time until the next one is so many times what
+	// it took, so that looks take a quarter of one connection's time; but no more than maxLookGap.
+	lookShare  = 3
+	maxLookGap = 500 * time.Millisecond
+
 	// lookAhead is how many more procs than the slots call for are asked for.
 	lookAhead = 64
 
@@ -24,6 +29,7 @@ func (r *run) look(ctx context.Context) {
 	defer watch.Close()
 	var failing time.Duration
 	for {
+		began := time.Now()
 		next, err := r.lookOnce(ctx)
 		if ctx.Err() != nil {
 			return
@@ -47,7 +53,7 @@ func (r *run) look(ctx context.Context) {
 		if next >= 0 {
 			due = time.After(next)
 		}
-		if !wait(ctx, lookGap) {
+		if !wait(ctx, min(max(lookGap, lookShare*time.Since(began)), maxLookGap)) {
 			return
 		}
 		select {
@@ -65,7 +71,7 @@ func (r *run) look(ctx context.Context) {
 func (r *run) lookOnce(ctx context.Context) (time.Duration, error) {
 	// More than the slots: enough to fill them all, and to go round among those that wait until the next look.
 	look := r.turns.look()
-	procs, next, err := r.Jobs.RunnableJobs(ctx, 2*r.Workers*r.Concurrency+lookAhead)
+	procs, next, err := r.Jobs.RunnableJobs(ctx, 2*r.Workers*r.Concurrency+lookAhead, r.Inline)
 	if err != nil {
 		return 0, err
 	}

@@ -132,18 +132,21 @@ func (m *memory) WatchJobs() api.Watch {
 
 func (m *memory) Watch(_, _ []string) api.Watch { panic("not for workers") }
 
-func (m *memory) RunnableJobs(_ context.Context, limit int) ([]string, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.looks++
+func (m *memory) RunnableJobs(_ context.Context, limit int, inline bool) ([]string, int64, error) {
 	if m.onLook != nil {
 		if err := m.onLook(); err != nil {
 			return nil, 0, err
 		}
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looks++
 	var runnable []*job
 	next := int64(-1)
 	for _, j := range m.jobs {
+		if j.processor.Inline != "" && !inline {
+			continue
+		}
 		j.Expire(now())
 		due := j.NextAttemptAt
 		if j.Claim != nil {
@@ -217,7 +220,7 @@ func (m *memory) execution(j *job) *api.Execution {
 	return &api.Execution{
 		Claimed: api.Claimed{Proc: j.Name, Topic: j.Topic, Claim: *j.Claim,
 			Logs: slices.Clone(m.topics[j.Topic][r.First.Seq : r.Last.Seq+1])},
-		SystemProc: j.Name, To: j.to, Processor: j.processor, Count: j.Count, Secrets: j.secrets, ReclaimTimeout: j.ReclaimTimeout, WebhookID: j.WebhookID(),
+		SystemProc: j.Name, To: j.to, Processor: j.processor, Count: j.Count, Secrets: j.secrets, ReclaimTimeout: j.ReclaimTimeout, WebhookID: j.WebhookID("ns"),
 	}
 }
 

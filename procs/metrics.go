@@ -15,7 +15,7 @@ const (
 	failing  outcome = "failed"
 	deferred outcome = "deferred" // 202: the processor acks by itself
 	lost     outcome = "lost"     // the claim was lost before the answer came
-	undone   outcome = "undone"   // the claim was given back because the workers stop
+	undone   outcome = "undone"   // the claim was given back: the workers stop, or the processor runs elsewhere
 	unknown  outcome = "unknown"  // the store did not tell whether it acked
 )
 

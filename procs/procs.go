@@ -55,7 +55,7 @@ type Config struct {
 	// Reach tells which addresses webhooks may be called at.
 	Reach Reach
 
-	// Inline tells whether inline processors run on this server.
+	// Inline tells whether inline processors run on this server. Where they do not, they are left to servers that do.
 	Inline bool
 
 	// TLS is the configuration for https webhooks. nil: Go's defaults, with the system's roots.

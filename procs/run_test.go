@@ -290,7 +290,7 @@ func TestRetries(t *testing.T) {
 		if diff := cmp.Diff([]int{1, 2, 3, 4, 1, 2, 3, 4}, attempts); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff(map[string]int{"msg_1_0_0_0": 4, "msg_1_0_1_1": 4}, ids); diff != "" {
+		if diff := cmp.Diff(map[string]int{"msg_ns_1_0_0_0": 4, "msg_ns_1_0_1_1": 4}, ids); diff != "" {
 			t.Error(diff)
 		}
 		if p := m.proc("a"); p.Lag != 0 || p.LastError != "" {
@@ -358,11 +358,11 @@ func TestLater(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if got := h.deliveries(); len(got) != 2 || got[1].id != "msg_1_0_1_1" {
+		if got := h.deliveries(); len(got) != 2 || got[1].id != "msg_ns_1_0_1_1" {
 			t.Fatalf("deliveries %v, want the second log after the ack", got)
 		}
 		time.Sleep(12 * time.Second)
-		if got := h.deliveries(); len(got) != 3 || got[2].id != "msg_1_0_1_1" || got[2].Claim.Attempt != 2 {
+		if got := h.deliveries(); len(got) != 3 || got[2].id != "msg_ns_1_0_1_1" || got[2].Claim.Attempt != 2 {
 			t.Errorf("deliveries %v, want the second log again after the claim's time-out", got)
 		}
 	})
@@ -639,6 +639,32 @@ func TestLooksAreBounded(t *testing.T) {
 			t.Errorf("%d looks in 100 ms of hints, want about %d", m.looks, most)
 		}
 	})
+}
+
+// TestSlowLooksAreFewer: looks that take long, since there are many systemProcs, leave the database time for other things.
+func TestSlowLooksAreFewer(t *testing.T) {
+	for _, tt := range []struct {
+		takes time.Duration
+		most  int // in 10 s
+	}{{20 * time.Millisecond, 126}, {time.Second, 7}, {400 * time.Microsecond, 1852}} {
+		bubble(t, func(t *testing.T, m *memory, n *network) {
+			m.onLook = func() error {
+				time.Sleep(tt.takes)
+				return nil
+			}
+			work(t, m, n, one)
+			for range 10_000 {
+				m.commit("in", `{}`)
+				time.Sleep(time.Millisecond)
+			}
+			synctest.Wait()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.looks > tt.most || m.looks < tt.most-3 {
+				t.Errorf("%d looks of %v in 10 s of hints, want about %d", m.looks, tt.takes, tt.most)
+			}
+		})
+	}
 }
 
 // TestUnknownKind: a processor that this server cannot run is a failed attempt.

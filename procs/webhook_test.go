@@ -61,9 +61,9 @@ func TestCall(t *testing.T) {
 				"Traceparent":     {parent},
 				"User-Agent":      {"pipeproc/1.2"},
 				"Webhook-Attempt": {"1"},
-				"Webhook-Id":      {"msg_1_0_0_1"},
-				"Webhook-Signature": {sign("ABCABCABCABCABCABCABCABC", "msg_1_0_0_1", at, got.Body) + " " +
-					sign("DEFDEFDEFDEFDEFDEFDEFDEF", "msg_1_0_0_1", at, got.Body)},
+				"Webhook-Id":      {"msg_ns_1_0_0_1"},
+				"Webhook-Signature": {sign("ABCABCABCABCABCABCABCABC", "msg_ns_1_0_0_1", at, got.Body) + " " +
+					sign("DEFDEFDEFDEFDEFDEFDEFDEF", "msg_ns_1_0_0_1", at, got.Body)},
 				"Webhook-Timestamp": {fmt.Sprint(at.Unix())},
 			}}
 		want.Header.Set("Content-Length", fmt.Sprint(len(got.Body)))
@@ -109,7 +109,7 @@ func TestEachAttemptIsSigned(t *testing.T) {
 			if err := wh.Verify(append(body, ' '), r.Header); err == nil {
 				t.Errorf("attempt %d: another body is verified", called)
 			}
-			if id := r.Header.Get("webhook-id"); id != "msg_1_0_0_0" {
+			if id := r.Header.Get("webhook-id"); id != "msg_ns_1_0_0_0" {
 				t.Errorf("attempt %d: webhook-id %s", called, id)
 			}
 			trace := strings.Split(r.Header.Get("traceparent"), "-")[1]

@@ -10,7 +10,7 @@ import (
 // processor is what runs on the logs of a systemProc.
 type processor interface {
 	// process answers for one execution. It errs with a *attemptError when the attempt failed, with errStopping or
-	// errLost when it was cut off because that is the cause of ctx's end.
+	// errLost when it was cut off because that is the cause of ctx's end, with errElsewhere when it does not run here.
 	process(ctx context.Context, e *api.Execution) (answer, error)
 }
 

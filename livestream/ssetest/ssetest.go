@@ -1,5 +1,6 @@
 // Package ssetest reads Server-Sent Events as the specification of EventSource tells, and refuses what a server should
-// not send: unknown fields, bytes that are not UTF-8, carriage returns, fields without their space.
+// not send: unknown fields, bytes that are not UTF-8, carriage returns, fields without their space. r3labs' client reads
+// the same bytes, and is to take each event for the same.
 package ssetest
 
 import (
@@ -29,10 +30,18 @@ type Event struct {
 type Reader struct {
 	r      *bufio.Reader
 	lastID string
+	block  []byte  // as it came
+	r3labs *r3labs // nil where somebody else asks it
 }
 
 // NewReader reads the body of a response.
-func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+func NewReader(r io.Reader) *Reader {
+	x := &Reader{r: bufio.NewReaderSize(r, 64<<10)}
+	if _, asked := r.(*watched); !asked {
+		x.r3labs = newR3labs()
+	}
+	return x
+}
 
 // LastEventID is what an EventSource would present when it reconnects now: the last id whose block was complete.
 func (r *Reader) LastEventID() string { return r.lastID }
@@ -48,11 +57,13 @@ func (r *Reader) Event() (Event, error) {
 }
 
 // Next answers the next block. The error is io.EOF where the stream ended between two blocks, io.ErrUnexpectedEOF (or
-// the connection's error) where it broke off within one, and anything else where it breaks the rules.
+// the connection's error) where it broke off within one, and anything else where it breaks the rules, or where r3labs'
+// client takes it for something else.
 func (r *Reader) Next() (Event, error) {
 	e := Event{Type: "message", ID: r.lastID}
 	var data []string
 	seen := map[string]bool{}
+	r.block = r.block[:0]
 	for begun := false; ; begun = true {
 		line, err := r.r.ReadString('\n')
 		switch {
@@ -63,6 +74,7 @@ func (r *Reader) Next() (Event, error) {
 		case err != nil:
 			return Event{}, err
 		}
+		r.block = append(r.block, line...)
 		line = line[:len(line)-1]
 		if line == "" {
 			if !begun {
@@ -78,6 +90,11 @@ func (r *Reader) Next() (Event, error) {
 	e.Dispatched = data != nil
 	if seen["event"] && !e.Dispatched {
 		return Event{}, fmt.Errorf("event %q has no data, so no client would see it", e.Type)
+	}
+	if r.r3labs != nil {
+		if err := r.r3labs.agrees(r.block, e); err != nil {
+			return Event{}, err
+		}
 	}
 	r.lastID = e.ID
 	return e, nil
