@@ -3,11 +3,14 @@
 //
 //	go run ./bench systemprocs
 //
+// It exits with 1 when a bar is missed, and names it.
+//
 // Absolute figures drift on shared machines; what is compared is measured in one run, in turns, and told as a median.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -62,6 +65,9 @@ func main() {
 	err := suite(ctx, &b)
 	b.table.print(os.Stdout)
 	fmt.Printf("\nmedians of %d rounds, %s\n", b.rounds, time.Since(begin).Round(time.Second))
+	if names := b.table.missed(); len(names) > 0 {
+		err = errors.Join(err, fmt.Errorf("missed: %s", strings.Join(names, "; ")))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -61,7 +61,7 @@ func manyTails(ctx context.Context, b *bench, name string) error {
 	var p50, p99, most, rss []float64
 	for range b.rounds {
 		err := withServer(ctx, b, func(s *server) error {
-			all, err := fanOut(ctx, s, 1_000, false)
+			all, err := fanOut(ctx, s, 1_000)
 			if err != nil {
 				return err
 			}
@@ -82,43 +82,11 @@ func manyTails(ctx context.Context, b *bench, name string) error {
 	return nil
 }
 
-func stalledTail(ctx context.Context, b *bench, name string) error {
-	var without, with []float64
-	for range b.rounds {
-		for _, stalled := range []bool{false, true} {
-			err := withServer(ctx, b, func(s *server) error {
-				all, err := fanOut(ctx, s, 500, stalled)
-				if stalled {
-					with = append(with, millis(percentile(all, 0.99)))
-				} else {
-					without = append(without, millis(percentile(all, 0.99)))
-				}
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		}
-	}
-	b.table.tell(name+": p99 without it", median(without), "ms")
-	b.table.tell(name+": p99", median(with), "ms")
-	b.table.below(name+": p99, of that without", median(with)/median(without), 2, "×")
-	return nil
-}
-
 // fanOut commits at commitRate to a topic that n tails follow, and answers the times from the sending of a commit to its
-// receipt, of each commit and tail. Each tail must get every log, in order. With stalled there is one more, which reads
-// nothing.
-func fanOut(ctx context.Context, s *server, n int, stalled bool) ([]time.Duration, error) {
+// receipt, of each commit and tail. Each tail must get every log, in order.
+func fanOut(ctx context.Context, s *server, n int) ([]time.Duration, error) {
 	if _, err := s.Commit(ctx, api.NewLog{Topic: "busy", Body: body}); err != nil {
 		return nil, err
-	}
-	if stalled {
-		t, err := openTail(ctx, s, "busy", "latest")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = t.close() }()
 	}
 	tails, err := openTails(ctx, s, n, func(int) string { return "busy" })
 	if err != nil {
@@ -324,12 +292,15 @@ type tail struct {
 var tailClient = &http.Client{Transport: &http.Transport{DisableCompression: true, ReadBufferSize: 4 << 10, WriteBufferSize: 1 << 10}}
 
 func openTail(ctx context.Context, s *server, topic, start string) (*tail, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		s.url+"/v1/tail?"+url.Values{"topic": {topic}, "start": {start}}.Encode(), nil)
+	return openTailBy(ctx, tailClient, s, url.Values{"topic": {topic}, "start": {start}})
+}
+
+func openTailBy(ctx context.Context, by *http.Client, s *server, query url.Values) (*tail, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/v1/tail?"+query.Encode(), nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := tailClient.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return nil, err
 	}

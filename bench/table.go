@@ -13,6 +13,12 @@ type table struct{ rows []row }
 
 type row struct{ name, figure, bar, verdict string }
 
+// Verdicts of a row that has a bar.
+const (
+	met    = "met"
+	missed = "MISSED"
+)
+
 // atLeast adds a figure that is to be bar or more.
 func (t *table) atLeast(name string, figure, bar float64, unit string) {
 	t.add(name, figure, "≥ ", bar, unit, figure >= bar)
@@ -28,12 +34,22 @@ func (t *table) tell(name string, figure float64, unit string) {
 	t.rows = append(t.rows, row{name: name, figure: number(figure, unit)})
 }
 
-func (t *table) add(name string, figure float64, sign string, bar float64, unit string, met bool) {
-	verdict := "MISSED"
-	if met {
-		verdict = "met"
+func (t *table) add(name string, figure float64, sign string, bar float64, unit string, reached bool) {
+	verdict := missed
+	if reached {
+		verdict = met
 	}
 	t.rows = append(t.rows, row{name, number(figure, unit), sign + number(bar, unit), verdict})
+}
+
+// missed names the figures that miss their bars.
+func (t *table) missed() (names []string) {
+	for _, r := range t.rows {
+		if r.verdict == missed {
+			names = append(names, r.name)
+		}
+	}
+	return names
 }
 
 func number(n float64, unit string) string {
@@ -64,8 +80,11 @@ func median(all []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// percentile answers the value that p (0 to 1) of all are not above.
+// percentile answers the value that p (0 to 1) of all are not above; 0 of none.
 func percentile(all []time.Duration, p float64) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
 }
