@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser lint vuln fuzz bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test
+.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 		done; \
 	done
+
+bench: build postgres ## measure speed against the bars and this machine's limits (about 15 minutes)
+	@go run ./bench speed
 
 bench-systemprocs: build postgres ## measure systemProcs against their bars (about 3 minutes)
 	@go run ./bench systemprocs

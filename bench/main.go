@@ -1,7 +1,7 @@
 // Bench measures a server from outside: it starts bin/server as users do, on a private PostgreSQL with its default
 // durability, puts load on it from this process, and prints one table with the bars that the service holds itself to.
 //
-//	go run ./bench systemprocs
+//	go run ./bench speed
 //
 // It exits with 1 when a bar is missed, and names it.
 //
@@ -25,6 +25,15 @@ import (
 var suites = map[string]func(context.Context, *bench) error{
 	"systemprocs": systemProcs,
 	"streams":     streams,
+	"speed":       speed,
+}
+
+// usualRounds are what a suite runs unless -rounds says otherwise.
+func usualRounds(suite string) int {
+	if suite == "speed" {
+		return 5
+	}
+	return 3
 }
 
 // bench is one run of a suite.
@@ -33,6 +42,11 @@ type bench struct {
 	rounds int
 	only   string
 	table  table
+
+	// Of the suite speed alone.
+	quick    bool
+	profiles string // a folder
+	markdown string // a file
 }
 
 // wants reports whether the case is asked for.
@@ -41,8 +55,11 @@ func (b *bench) wants(name string) bool { return strings.Contains(name, b.only) 
 func main() {
 	var b bench
 	flag.StringVar(&b.binary, "server", "bin/server", "the server's binary")
-	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each case, of which the median is told")
+	flag.IntVar(&b.rounds, "rounds", 0, "rounds of each case, of which the median is told (default 3; of speed 5)")
 	flag.StringVar(&b.only, "only", "", "run only the cases whose name contains this")
+	flag.BoolVar(&b.quick, "quick", false, "speed: short phases on small data, to see that everything works")
+	flag.StringVar(&b.profiles, "profile", "", "speed: write CPU and heap profiles of the server under each load to this folder")
+	flag.StringVar(&b.markdown, "markdown", "", "speed: write the results to this file as well")
 	flag.Usage = func() {
 		names := make([]string, 0, len(suites))
 		for name := range suites {
@@ -54,6 +71,9 @@ func main() {
 	}
 	flag.Parse()
 	suite := suites[flag.Arg(0)]
+	if b.rounds == 0 {
+		b.rounds = usualRounds(flag.Arg(0))
+	}
 	if suite == nil || flag.NArg() != 1 || b.rounds < 1 {
 		flag.Usage()
 		os.Exit(2)
@@ -63,7 +83,9 @@ func main() {
 	debug.SetGCPercent(400) // the load's own garbage is not what is measured
 	begin := time.Now()
 	err := suite(ctx, &b)
-	b.table.print(os.Stdout)
+	if len(b.table.rows) > 0 {
+		b.table.print(os.Stdout)
+	}
 	fmt.Printf("\nmedians of %d rounds, %s\n", b.rounds, time.Since(begin).Round(time.Second))
 	if names := b.table.missed(); len(names) > 0 {
 		err = errors.Join(err, fmt.Errorf("missed: %s", strings.Join(names, "; ")))
