@@ -36,6 +36,7 @@ var speedCases = []speedCase{
 	{name: "limits of this machine", run: limitsAlone},
 	{name: "single commits, 1 topic, 64 connections", run: commitsToOne},
 	{name: "single commits, 1,000 topics at random, 64 connections", run: commitsToMany},
+	{name: "single commits beside webdis, 64 connections", run: besideWebdis},
 	{name: "single commits, 1 connection", run: commitsAlone},
 	{name: "batches of 100, 4 connections", run: batchesOf(100, 0.40)},
 	{name: "batches of 1,000, 4 connections", run: batchesOf(1_000, 0.50)},
