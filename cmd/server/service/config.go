@@ -68,6 +68,10 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string
 
+	// PprofListen, when not empty, is a loopback address at which net/http/pprof is served: "host:port", where port 0 takes
+	// a free one, which the log tells.
+	PprofListen string
+
 	// Version is told to webhooks.
 	Version string
 

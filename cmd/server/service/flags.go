@@ -122,6 +122,8 @@ func options(c *Config) *optionSet {
 	o.string(&c.LogFormat, "log-format", "FORMAT", "text or json (default text)")
 
 	o.group("Other")
+	o.string(&c.PprofListen, "pprof-listen", "ADDRESS", "serve profiles of this process (net/http/pprof) at host:port, a\n"+
+		"loopback address (default none)")
 	o.line("--version", "tell the version and exit")
 	o.line("--help", "show this text and exit")
 	return o

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +27,7 @@ type Service struct {
 	log       *slog.Logger
 	tls       *tls.Config // nil: none
 	endpoints []endpoint
+	profiles  *net.TCPAddr   // nil: none
 	opened    []netip.Prefix // to webhooks
 	urls      []string
 	serving   chan struct{}
@@ -43,6 +46,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	if s.endpoints, err = endpoints(&cfg); err != nil {
+		return nil, err
+	}
+	if s.profiles, err = profilesAddress(&cfg); err != nil {
 		return nil, err
 	}
 	if s.opened, err = webhookAllow(cfg.WebhookAllow); err != nil {
@@ -93,6 +99,13 @@ func (s *Service) Run(asked context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	profiles, err := s.listenForProfiles()
+	if err != nil {
+		return err
+	}
+	for _, l := range profiles {
+		defer l.Close()
+	}
 	listeners, err := s.listen(ctx) // before the workers, which are to know the actual ports
 	if err != nil {
 		return unlessStopped(ctx, err)
@@ -100,7 +113,7 @@ func (s *Service) Run(asked context.Context) (err error) {
 
 	workers := procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers,
 		Concurrency: s.cfg.WorkerConcurrency, RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log,
-		Metrics: metrics, Reach: webhookReach(s.opened, listeners, hosts), Inline: s.cfg.InlineProcessors})
+		Metrics: metrics, Reach: webhookReach(s.opened, slices.Concat(listeners, profiles), hosts), Inline: s.cfg.InlineProcessors})
 	streams := livestream.New(livestream.Config{LiveProcs: store, Procs: store, Tailer: store, Watcher: store,
 		Logger: s.log, MaxAge: s.cfg.StreamMaxAge, MaxStreams: s.cfg.MaxStreams,
 		MaxStreamsPerAddress: s.cfg.MaxStreamsPerAddress})
@@ -117,7 +130,11 @@ func (s *Service) Run(asked context.Context) (err error) {
 		Logger:         s.log,
 	})
 
-	defer also(&err, start(stop, s.work(store, workers)...))
+	loops := s.work(store, workers)
+	for _, l := range profiles {
+		loops = append(loops, s.serveProfiles(l))
+	}
+	defer also(&err, start(stop, loops...))
 	defer s.serve(stop, surface, streams.Close, listeners)()
 	if err := s.announce(listeners); err != nil {
 		return err
