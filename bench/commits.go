@@ -23,7 +23,7 @@ func commitsToOne(ctx context.Context, x *subject) error {
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "commits/s", s, ratioBar(s, 0.50), p99Bar(s, 10*time.Millisecond))
+	x.add(x.name, "commits/s", s, ratioBar(s, 0.50), p99Bar(s, 10*time.Millisecond))
 
 	// At half of that rate the times say what a client sees that does not queue behind others of its own.
 	rate := s.rate() / 2
@@ -35,8 +35,7 @@ func commitsToOne(ctx context.Context, x *subject) error {
 		}
 		at.work = append(at.work, f)
 	}
-	x.lab.results.add("single commits, 1 topic, arriving at half that rate", "commits/s", at)
-	x.tellMemory()
+	x.add("single commits, 1 topic, arriving at half that rate", "commits/s", at)
 	return nil
 }
 
@@ -56,8 +55,7 @@ func commitsToMany(ctx context.Context, x *subject) error {
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "commits/s", s, ratioBar(s, 0.40))
-	x.tellMemory()
+	x.add(x.name, "commits/s", s, ratioBar(s, 0.40))
 	return nil
 }
 
@@ -68,8 +66,7 @@ func commitsAlone(ctx context.Context, x *subject) error {
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "commits/s", s, ratioBar(s, 0.57))
-	x.tellMemory()
+	x.add(x.name, "commits/s", s, ratioBar(s, 0.57))
 	return nil
 }
 
@@ -86,8 +83,7 @@ func batchesOf(n int, least float64) func(context.Context, *subject) error {
 		if err != nil {
 			return err
 		}
-		x.lab.results.add(x.name, "logs/s", s, ratioBar(s, least))
-		x.tellMemory()
+		x.add(x.name, "logs/s", s, ratioBar(s, least))
 		return nil
 	}
 }

@@ -9,40 +9,54 @@ import (
 	"strings"
 )
 
-// cycleLogs is how many logs there are for each proc in a round: more than it can do.
-const cycleLogs = 20_000
+// cycles are rounds of procs that work off a topic each. Every round has procs of its own, which begin at the topic's first
+// log.
+type cycles struct {
+	*subject
+	procs   int
+	claimed bool // each begins with a claim
+	work    cycle
+	round   int
+}
 
-// cycles runs rounds of procs that work off a topic each. Every round has procs of its own, which begin at the topic's
-// first log; work makes what one of them does again and again, after a first claim where that is wanted.
-func (x *subject) cycles(ctx context.Context, to limit, procs int, claimed bool, work func(proc, topic, token string) worker) (*series, error) {
-	if err := x.fill(ctx, "in", procs, x.lab.size(cycleLogs)); err != nil {
+// cycle makes what a proc does again and again, from its first claim's token on if it has one.
+type cycle func(proc, topic, token string) worker
+
+// newCycles fills the topics with more logs than a round can work off.
+func (x *subject) newCycles(ctx context.Context, procs int, claimed bool, work cycle) (*cycles, error) {
+	return &cycles{subject: x, procs: procs, claimed: claimed, work: work}, x.fill(ctx, "in", procs, max(5_000, 40_000/procs))
+}
+
+// run is one round.
+func (c *cycles) run(ctx context.Context) (figures, error) {
+	c.round++
+	workers := make([]worker, c.procs)
+	for i := range workers {
+		name, topic, token := fmt.Sprintf("proc%d-%d", c.round, i), fmt.Sprint("in", i), ""
+		// No claim of an earlier round runs into its time-out while a later one is measured.
+		err := c.ask(ctx, http.MethodPut, "/v1/procs/"+name, `{"topic":"`+topic+`","reclaimTimeout":-1}`)
+		if err == nil && c.claimed {
+			token, err = c.firstClaim(ctx, name)
+		}
+		if err != nil {
+			return figures{}, err
+		}
+		workers[i] = c.work(name, topic, token)
+	}
+	f, err := c.closed(ctx, c.lab.long(), workers)
+	for i := range workers {
+		err = errors.Join(err, c.ask(ctx, http.MethodDelete, fmt.Sprintf("/v1/procs/proc%d-%d", c.round, i), ""))
+	}
+	return f, err
+}
+
+// cycling measures cycles against a limit.
+func (x *subject) cycling(ctx context.Context, to limit, procs int, claimed bool, work cycle) (*series, error) {
+	c, err := x.newCycles(ctx, procs, claimed, work)
+	if err != nil {
 		return nil, err
 	}
-	round := 0
-	return x.against(ctx, to, func(ctx context.Context) (figures, error) {
-		round++
-		workers := make([]worker, procs)
-		for i := range workers {
-			name, topic := fmt.Sprintf("proc%d-%d", round, i), fmt.Sprint("in", i)
-			// No claim of an earlier round runs into its time-out while a later one is measured.
-			if err := x.ask(ctx, http.MethodPut, "/v1/procs/"+name, `{"topic":"`+topic+`","reclaimTimeout":-1}`); err != nil {
-				return figures{}, err
-			}
-			token := ""
-			if claimed {
-				var err error
-				if token, err = x.firstClaim(ctx, name); err != nil {
-					return figures{}, err
-				}
-			}
-			workers[i] = work(name, topic, token)
-		}
-		f, err := x.closed(ctx, x.lab.long(), workers)
-		for i := range workers {
-			err = errors.Join(err, x.ask(ctx, http.MethodDelete, fmt.Sprintf("/v1/procs/proc%d-%d", round, i), ""))
-		}
-		return f, err
-	})
+	return x.against(ctx, to, c.run)
 }
 
 // ask is a call beside the load.
@@ -120,29 +134,33 @@ func (r *tokenRequest) set(token []byte) {
 	}
 }
 
-func claimsAndAcks(ctx context.Context, x *subject) error {
-	s, err := x.cycles(ctx, x.noOp(64), 64, false, func(proc, _, _ string) worker {
-		claim := postEmpty("/v1/procs/" + proc + "/claim")
-		ack := newTokenRequest("", func(token string) []byte { return post("/v1/procs/"+proc+"/ack", []byte(`{"token":"`+token+`"}`)) })
-		return func(w *wire) error {
-			answer, err := w.do(claim, 200)
-			if err != nil {
-				return err
-			}
-			token, err := tokenIn(answer)
-			if err != nil {
-				return err
-			}
-			ack.set(token)
-			_, err = w.do(ack.request, 200)
+// claimAndAck is two requests a log.
+func claimAndAck(proc, _, _ string) worker {
+	claim := postEmpty("/v1/procs/" + proc + "/claim")
+	ack := newTokenRequest("", func(token string) []byte {
+		return post("/v1/procs/"+proc+"/ack", []byte(`{"token":"`+token+`"}`))
+	})
+	return func(w *wire) error {
+		answer, err := w.do(claim, 200)
+		if err != nil {
 			return err
 		}
-	})
+		token, err := tokenIn(answer)
+		if err != nil {
+			return err
+		}
+		ack.set(token)
+		_, err = w.do(ack.request, 200)
+		return err
+	}
+}
+
+func claimsAndAcks(ctx context.Context, x *subject) error {
+	s, err := x.cycling(ctx, x.noOp(64), 64, false, claimAndAck)
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "cycles/s", s, rateBar(s, 7_000, "cycles/s"), ratioBar(s, 0.10))
-	x.tellMemory()
+	x.add(x.name, "cycles/s", s, rateBar(s, 7_000, "cycles/s"), ratioBar(s, 0.10))
 	return nil
 }
 
@@ -170,17 +188,16 @@ func ackWithNext(proc, _, token string) worker {
 }
 
 func acksWithNext(ctx context.Context, x *subject) error {
-	s, err := x.cycles(ctx, x.noOp(64), 64, true, ackWithNext)
+	s, err := x.cycling(ctx, x.noOp(64), 64, true, ackWithNext)
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "cycles/s", s, ratioBar(s, 0.22))
-	x.tellMemory()
+	x.add(x.name, "cycles/s", s, ratioBar(s, 0.22))
 	return nil
 }
 
 func ackCommitsWithNext(ctx context.Context, x *subject) error {
-	s, err := x.cycles(ctx, x.noOp(64), 64, true, func(proc, topic, token string) worker {
+	s, err := x.cycling(ctx, x.noOp(64), 64, true, func(proc, topic, token string) worker {
 		return chain(token, func(token string) []byte {
 			return post("/v1/procs/"+proc+"/ack-commit",
 				[]byte(`{"claimNext":true,"logs":{"topic":"out-`+topic+`","body":`+string(body)+`},"token":"`+token+`"}`))
@@ -189,17 +206,15 @@ func ackCommitsWithNext(ctx context.Context, x *subject) error {
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "cycles/s", s, ratioBar(s, 0.20))
-	x.tellMemory()
+	x.add(x.name, "cycles/s", s, ratioBar(s, 0.20))
 	return nil
 }
 
 func oneProc(ctx context.Context, x *subject) error {
-	s, err := x.cycles(ctx, x.pgbench(1), 1, true, ackWithNext)
+	s, err := x.cycling(ctx, x.pgbench(1), 1, true, ackWithNext)
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "cycles/s", s, ratioBar(s, 0.50))
-	x.tellMemory()
+	x.add(x.name, "cycles/s", s, ratioBar(s, 0.50))
 	return nil
 }

@@ -25,6 +25,7 @@ type lab struct {
 	dir       string
 	databases int
 	results   results
+	peak      float64 // the most memory that a server took under load, MiB
 }
 
 // withLab runs f on a new lab and removes it.
@@ -157,6 +158,12 @@ func (x *subject) sampleMemory() (stop func() error) {
 		}
 	}()
 	return func() error { close(done); return <-ended }
+}
+
+// add tells a series with the most memory that the server has taken so far.
+func (x *subject) add(work, unit string, s *series, bars ...bar) {
+	x.lab.peak = max(x.lab.peak, x.peak)
+	x.lab.results.add(work, unit, x.peak, s, bars...)
 }
 
 // fill adds topics with so many logs of 100 bytes each, by SQL: prefix0, prefix1 … Ten logs share a millisecond; the last

@@ -27,6 +27,11 @@ const grace = 30 * time.Second
 // closedLoop lets every worker do one operation after the other for d, each on a connection of its own. One that fails
 // fails the phase.
 func closedLoop(ctx context.Context, address string, d time.Duration, workers []worker) (figures, error) {
+	return closedUntil(ctx, address, d, new(atomic.Bool), workers)
+}
+
+// closedUntil is closedLoop that also ends when over says so.
+func closedUntil(ctx context.Context, address string, d time.Duration, over *atomic.Bool, workers []worker) (figures, error) {
 	return onWires(ctx, address, len(workers), d, func(wires []*wire) (figures, error) {
 		var failed failure
 		times := make([][]time.Duration, len(workers))
@@ -38,7 +43,7 @@ func closedLoop(ctx context.Context, address string, d time.Duration, workers []
 		var all sync.WaitGroup
 		for i, work := range workers {
 			all.Go(func() {
-				for at := time.Now(); at.Before(end) && !failed.is(); {
+				for at := time.Now(); at.Before(end) && !over.Load() && !failed.is(); {
 					if err := work(wires[i]); err != nil {
 						failed.set(err)
 						return

@@ -10,11 +10,6 @@ import (
 	"time"
 )
 
-// tellMemory tells the most memory that the server took under the case's load.
-func (x *subject) tellMemory() {
-	x.lab.results.tell("  server memory", number(x.peak, "MiB"), bar{"< 250 MiB", x.peak < 250})
-}
-
 // writeMarkdown writes the table with all that one needs to measure it again.
 func (l *lab) writeMarkdown(ctx context.Context, file string) error {
 	f, err := os.Create(file)

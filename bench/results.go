@@ -51,9 +51,9 @@ func medianRate(all []figures) float64 {
 type results struct{ lines []resultLine }
 
 type resultLine struct {
-	work                                          string
-	p50, p99, p999, throughput, limit, ratio, bar string
-	barred, met, skipped                          bool
+	work, p50, p99, p999, throughput, memory, limit, ratio, bar string
+
+	barred, met, skipped bool
 }
 
 // bar is what a figure is held against.
@@ -74,14 +74,17 @@ func p99Bar(s *series, below time.Duration) bar {
 	return bar{fmt.Sprintf("p99 < %v", below), s.p99() < below}
 }
 
-// add tells a series; without bars it is for information. Works without times of single operations have no percentiles.
-func (r *results) add(work, unit string, s *series, bars ...bar) {
+// add tells a series, with the server's memory in MiB (0: not told); without bars it is for information. Works without times of single operations have no percentiles.
+func (r *results) add(work, unit string, memory float64, s *series, bars ...bar) {
 	l := resultLine{work: work, throughput: number(s.rate(), unit)}
+	if memory > 0 {
+		l.memory = fmt.Sprintf("%.0f", memory)
+	}
 	if s.p50() > 0 {
 		l.p50, l.p99, l.p999 = inMillis(s.p50()), inMillis(s.p99()), inMillis(s.p999())
 	}
 	if len(s.limit) > 0 {
-		l.limit, l.ratio = fmt.Sprintf("%s: %s", s.limits, number(s.allowed(), "")), fmt.Sprintf("%.2f", s.ratio())
+		l.limit, l.ratio = fmt.Sprintf("%s: %s", s.limits, strings.TrimSpace(number(s.allowed(), ""))), fmt.Sprintf("%.2f", s.ratio())
 	}
 	r.judge(l, bars)
 }
@@ -129,10 +132,10 @@ func (l resultLine) verdict() string {
 	return "MISSED"
 }
 
-var resultColumns = []string{"work", "p50 ms", "p99 ms", "p99.9 ms", "throughput", "limit", "ratio", "bar", "verdict"}
+var resultColumns = []string{"work", "p50 ms", "p99 ms", "p99.9 ms", "throughput", "MiB", "limit", "ratio", "bar", "verdict"}
 
 func (l resultLine) cells() []string {
-	return []string{l.work, l.p50, l.p99, l.p999, l.throughput, l.limit, l.ratio, l.bar, l.verdict()}
+	return []string{l.work, l.p50, l.p99, l.p999, l.throughput, l.memory, l.limit, l.ratio, l.bar, l.verdict()}
 }
 
 func (r *results) print(w io.Writer) {

@@ -133,6 +133,6 @@ func besideWebdis(ctx context.Context, x *subject) (err error) {
 	if err != nil {
 		return err
 	}
-	x.lab.results.add(x.name, "commits/s", s, ratioBar(s, 0.95))
+	x.add(x.name, "commits/s", s, ratioBar(s, 0.95))
 	return nil
 }
