@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test
+.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test webdis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -47,8 +47,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-bench: build postgres ## measure speed against the bars and this machine's limits (about 15 minutes)
-	@go run ./bench speed
+# ARGS are flags of the bench: make bench ARGS='-only commits -profile bin/profiles'
+bench: build postgres webdis ## measure speed against the bars and this machine's limits (about 15 minutes)
+	@go run ./bench $(ARGS) speed
 
 bench-systemprocs: build postgres ## measure systemProcs against their bars (about 3 minutes)
 	@go run ./bench systemprocs
@@ -78,6 +79,11 @@ browser-for-test:
 	@command -v "$(CHROMIUM)" >/dev/null || [ "$(CHROMIUM)" != chromium ] || sh scripts/install chromium
 	@{ command -v node && command -v npm; } >/dev/null || sh scripts/install nodejs npm
 	@v=$$(node --version) && v=$${v#v} && [ "$${v%%.*}" -ge 18 ] || { echo "Node.js $$v is too old: 18 or newer is needed" >&2; exit 1; }
+
+# What commits are compared with; the bench starts it itself, and does without where it cannot be had.
+webdis:
+	@{ command -v redis-server && command -v webdis; } >/dev/null || sh scripts/install redis-server webdis \
+	|| echo "without webdis: nothing is measured beside it" >&2
 
 # need_postgres FLAGS: postgres-check exits with 1 when no binaries are found, with 2 when it is asked wrongly.
 define need_postgres

@@ -29,7 +29,7 @@ func collects(ctx context.Context, x *subject) error {
 			fmt.Sprintf(`{"topic":"old%d-0","offset":"latest"}`, round)); err != nil {
 			return figures{}, err
 		}
-		return x.closed(ctx, x.lab.long(), committers(64, "bench"))
+		return x.closed(ctx, x.lab.long(), committers(64))
 	}}
 	s, err := x.against(ctx, without, func(ctx context.Context) (figures, error) {
 		var over atomic.Bool
@@ -42,7 +42,7 @@ func collects(ctx context.Context, x *subject) error {
 				gc, err = x.collect(ctx, logs)
 				ran <- err
 			}()
-			return closedUntil(ctx, x.address, time.Minute, &over, committers(64, "bench"))
+			return closedUntil(ctx, x.address, time.Minute, &over, committers(64))
 		})
 		if e := <-ran; err == nil {
 			err = e

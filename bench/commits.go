@@ -12,13 +12,13 @@ import (
 func commitOne(topic string) []byte { return post("/v1/topics/"+topic+"/logs", body) }
 
 // committers is n connections that commit to one topic.
-func committers(n int, topic string) []worker {
-	return each(n, func(int) worker { return repeats(commitOne(topic), 201) })
+func committers(n int) []worker {
+	return each(n, func(int) worker { return repeats(commitOne("bench"), 201) })
 }
 
 func commitsToOne(ctx context.Context, x *subject) error {
 	s, err := x.against(ctx, x.noOp(64), func(ctx context.Context) (figures, error) {
-		return x.closed(ctx, x.lab.long(), committers(64, "bench"))
+		return x.closed(ctx, x.lab.long(), committers(64))
 	})
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func commitsToOne(ctx context.Context, x *subject) error {
 	rate := s.rate() / 2
 	at := &series{}
 	for range x.lab.rounds {
-		f, err := x.open(ctx, x.lab.long(), rate, committers(64, "bench"))
+		f, err := x.open(ctx, x.lab.long(), rate, committers(64))
 		if err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func commitsToMany(ctx context.Context, x *subject) error {
 
 func commitsAlone(ctx context.Context, x *subject) error {
 	s, err := x.against(ctx, x.pgbench(1), func(ctx context.Context) (figures, error) {
-		return x.closed(ctx, x.lab.long(), committers(1, "bench"))
+		return x.closed(ctx, x.lab.long(), committers(1))
 	})
 	if err != nil {
 		return err

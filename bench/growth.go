@@ -23,7 +23,7 @@ func growth(ctx context.Context, x *subject) error {
 
 		commits := func(x *subject) func(context.Context) (figures, error) {
 			return func(ctx context.Context) (figures, error) {
-				return x.closed(ctx, x.lab.long(), committers(64, "bench"))
+				return x.closed(ctx, x.lab.long(), committers(64))
 			}
 		}
 		s, err := grown.against(ctx, limit{"empty database", commits(x)}, commits(grown))

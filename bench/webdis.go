@@ -128,7 +128,7 @@ func besideWebdis(ctx context.Context, x *subject) (err error) {
 		return closedLoop(ctx, d.address, x.lab.long(), each(64, func(int) worker { return repeats(add, 200) }))
 	}}
 	s, err := x.against(ctx, xadd, func(ctx context.Context) (figures, error) {
-		return x.closed(ctx, x.lab.long(), committers(64, "bench"))
+		return x.closed(ctx, x.lab.long(), committers(64))
 	})
 	if err != nil {
 		return err

@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -242,15 +240,4 @@ func TestDuplicateCommit(t *testing.T) {
 		return api.Committed{}, api.Errorf(api.CodeKeyReused, "reused")
 	}}})
 	call(t, s, "POST", "/v1/topics/t/logs", `{}`, key).wantsProblem(t, 422, api.CodeKeyReused)
-}
-
-func BenchmarkEncodeLogs(b *testing.B) {
-	page := make([]api.Log, 1000)
-	for i := range page {
-		page[i] = api.Log{ID: id(1518951480106, int64(i)), Body: json.RawMessage(fmt.Sprintf(`{"n":%d,"text":%q}`, i, strings.Repeat("x", 1000)))}
-	}
-	for b.Loop() {
-		var buf bytes.Buffer
-		encodeLogs(&buf, page)
-	}
 }
