@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -12,6 +12,9 @@ import (
 // speed measures commits, claims, reads and GC against what the machine allows: each round measures a limit and then the
 // work, so that a machine that drifts does so for both.
 func speed(ctx context.Context, b *bench) error {
+	if !slices.ContainsFunc(speedCases, func(c speedCase) bool { return b.wants(c.name) }) {
+		return fmt.Errorf("no case has %q in its name", b.only)
+	}
 	return withLab(ctx, b, func(l *lab) error {
 		err := l.all(ctx)
 		l.results.print(os.Stdout)
@@ -141,7 +144,7 @@ func limitsAlone(ctx context.Context, x *subject) error {
 		for range x.lab.rounds {
 			f, err := l.measure(ctx)
 			if err != nil {
-				return errors.Join(fmt.Errorf("%s: ", l.name), err)
+				return fmt.Errorf("%s: %w", l.name, err)
 			}
 			s.work = append(s.work, f)
 		}
