@@ -133,6 +133,18 @@ func newBatch(l *lane) *batch {
 		streamed: map[string]claimedLogs{}}
 }
 
+// decide carries the requests out in two round trips: one locks what they need, then each of them decides, the other one
+// writes and commits. missing are topics that are to be made first; nothing was committed then.
+func (b *batch) decide(ctx context.Context, requests []*request) (missing []string, err error) {
+	if missing, err = b.prepare(ctx, requests); err != nil {
+		b.lane.rollback(ctx)
+	}
+	if err != nil || len(missing) > 0 {
+		return missing, err
+	}
+	return nil, b.commit(ctx)
+}
+
 // prepare begins the transaction, locks what the requests need, and lets each decide. missing are topics that are to be
 // made before the batch can go on.
 func (b *batch) prepare(ctx context.Context, requests []*request) (missing []string, err error) {
@@ -463,7 +475,12 @@ func (b *batch) commit(ctx context.Context) error {
 		ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at`),
 		b.store.server, b.lane.number, b.id, b.now)
 	q.Queue("COMMIT")
+	return b.send(ctx, q)
+}
 
+// send sends q, which ends with COMMIT. nil means committed; errUnknown that it could not be found out; everything else
+// that nothing was.
+func (b *batch) send(ctx context.Context, q *pgx.Batch) error {
 	b.lane.warned = false
 	sent, cancel := context.WithTimeout(ctx, b.store.patience.commit)
 	defer cancel()

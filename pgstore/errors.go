@@ -15,6 +15,7 @@ import (
 
 // SQLSTATEs that mean something here.
 const (
+	stateNotNull         = "23502"
 	stateLockTimeout     = "55P03"
 	stateSerialization   = "40001"
 	stateDeadlock        = "40P01"

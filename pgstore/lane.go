@@ -390,9 +390,12 @@ func (l *lane) try(ctx context.Context, requests []*request) error {
 			return err
 		}
 		b := newBatch(l)
-		missing, err := b.prepare(ctx, requests)
+		carryOut := b.decide
+		if appendable(requests) {
+			carryOut = b.appendLogs
+		}
+		missing, err := carryOut(ctx, requests)
 		if err != nil {
-			l.rollback(ctx)
 			return err
 		}
 		if len(missing) > 0 {
@@ -400,9 +403,6 @@ func (l *lane) try(ctx context.Context, requests []*request) error {
 				return err
 			}
 			continue
-		}
-		if err := b.commit(ctx); err != nil {
-			return err
 		}
 		b.announce()
 		for i, r := range requests {
@@ -424,8 +424,11 @@ func (l *lane) reserve(ctx context.Context, topics []string) error {
 
 // rollback ends the transaction; a connection that cannot do it in time is dropped.
 func (l *lane) rollback(ctx context.Context) {
-	if !l.connected() {
+	switch {
+	case !l.connected():
 		l.disconnect()
+		return
+	case l.conn.PgConn().TxStatus() == 'I': // there is none
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockPhase)

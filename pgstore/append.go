@@ -1,0 +1,145 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"pipeproc/api"
+)
+
+// appendable reports whether the requests do nothing but add logs, each of them to one topic. There is nothing to decide
+// on locked rows then: PostgreSQL gives the ids itself, and one round trip does.
+func appendable(requests []*request) bool {
+	for _, r := range requests {
+		o, ok := r.op.(*commitOp)
+		if !ok || o.key != nil || len(o.logs) == 0 {
+			return false
+		}
+		for i := range o.logs[1:] {
+			if o.logs[i+1].Topic != o.logs[0].Topic {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// appendLogs carries out requests that are appendable: it locks, writes and commits in one round trip. missing are topics
+// that may have to be made first; nothing was added then. Its errors are send's.
+func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []string, err error) {
+	var topics []*topicRow // head: how many logs each of them gets, then where they end
+	places := map[string]int32{}
+	var ordinals []int32
+	for _, r := range requests {
+		logs := r.op.(*commitOp).logs
+		i, ok := places[logs[0].Topic]
+		if !ok {
+			i = int32(len(topics))
+			places[logs[0].Topic] = i
+			topics = append(topics, &topicRow{name: logs[0].Topic})
+		}
+		for j := range logs {
+			ordinals = append(ordinals, i)
+			b.logs.seqs = append(b.logs.seqs, topics[i].head)
+			b.logs.bodies = append(b.logs.bodies, logs[j].Body)
+			topics[i].head++
+		}
+	}
+	q := &pgx.Batch{}
+	q.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	if len(topics) == 1 {
+		b.queueAppend(q, topics[0])
+	} else {
+		b.queueAppends(q, topics, ordinals)
+	}
+	q.Queue("COMMIT")
+	err = b.send(ctx, q)
+	if sqlState(err) == stateNotNull || err == nil && topics[0].id == 0 {
+		for i := range topics {
+			missing = append(missing, topics[i].name)
+		}
+		slices.Sort(missing)
+		return missing, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range topics {
+		t.head += t.stored
+		b.touched[t] = struct{}{}
+	}
+	b.answers = make([]error, len(requests))
+	n := 0
+	for _, r := range requests {
+		o := r.op.(*commitOp)
+		ids := make([]api.ID, len(o.logs))
+		for i := range ids {
+			t := topics[ordinals[n]]
+			ids[i] = api.ID{TS: t.lastTS, Seq: t.stored + b.logs.seqs[n]}
+			n++
+		}
+		o.answer = api.Committed{IDs: ids}
+	}
+	return nil, nil
+}
+
+// queueAppend adds the logs to one topic. Where that is missing nothing is added.
+func (b *batch) queueAppend(q *pgx.Batch, t *topicRow) {
+	q.Queue(b.store.q(`WITH t AS (
+			UPDATE ns.topics AS t SET (head, last_ts, created_at) = (
+				SELECT t.head + cardinality($2::bytea[]), ts, CASE WHEN t.head = 0 THEN ts ELSE t.created_at END
+				FROM (SELECT greatest(t.last_ts, ns.now_ms()) AS ts OFFSET 0) AS now)
+			WHERE name = $1 RETURNING id, head - cardinality($2::bytea[]) AS first, last_ts AS ts
+		), l AS (
+			INSERT INTO ns.logs (topic_id, seq, ts, body)
+			SELECT t.id, t.first + u.i - 1, t.ts, u.body FROM t, unnest($2::bytea[]) WITH ORDINALITY AS u (body, i)
+		), w AS (
+			INSERT INTO ns.lanes (server, lane, batch, written_at) VALUES ($3, $4, $5, ns.now_ms())
+			ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at
+		) SELECT id, first, ts FROM t`), t.name, b.logs.bodies, b.store.server, b.lane.number, b.id).QueryRow(func(row pgx.Row) error {
+		if err := row.Scan(&t.id, &t.stored, &t.lastTS); !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		return nil
+	})
+}
+
+// queueAppends adds the logs to several topics, each to that of its ordinal. Where one is missing the transaction fails with
+// stateNotNull.
+func (b *batch) queueAppends(q *pgx.Batch, topics []*topicRow, ordinals []int32) {
+	names, counts := make([]string, len(topics)), make([]int64, len(topics))
+	for i, t := range topics {
+		names[i], counts[i] = t.name, t.head
+	}
+	q.Queue(b.store.q("SELECT FROM ns.topics WHERE name = ANY($1) ORDER BY id FOR UPDATE"), names)
+	q.Queue(b.store.q(`WITH t AS (
+			UPDATE ns.topics AS t SET (head, last_ts, created_at) = (
+				SELECT t.head + u.n, ts, CASE WHEN t.head = 0 THEN ts ELSE t.created_at END
+				FROM (SELECT greatest(t.last_ts, ns.now_ms()) AS ts OFFSET 0) AS now)
+			FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (name, n, i)
+			WHERE t.name = u.name RETURNING u.i, t.id, t.head - u.n AS first, t.last_ts AS ts
+		), a AS (
+			SELECT array_agg(t.id ORDER BY i) AS ids, array_agg(first ORDER BY i) AS firsts, array_agg(ts ORDER BY i) AS tss
+			FROM generate_series(1, cardinality($1::text[])) AS i LEFT JOIN t USING (i)
+		), l AS (
+			INSERT INTO ns.logs (topic_id, seq, ts, body)
+			SELECT a.ids[u.t + 1], a.firsts[u.t + 1] + u.n, a.tss[u.t + 1], u.body
+			FROM a, unnest($3::int[], $4::bigint[], $5::bytea[]) AS u (t, n, body)
+		), w AS (
+			INSERT INTO ns.lanes (server, lane, batch, written_at) VALUES ($6, $7, $8, ns.now_ms())
+			ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at
+		) SELECT i, id, first, ts FROM t`),
+		names, counts, ordinals, b.logs.seqs, b.logs.bodies, b.store.server, b.lane.number, b.id).Query(func(rows pgx.Rows) error {
+		var i int
+		var t topicRow
+		_, err := pgx.ForEachRow(rows, []any{&i, &t.id, &t.stored, &t.lastTS}, func() error {
+			at := topics[i-1]
+			at.id, at.stored, at.lastTS = t.id, t.stored, t.lastTS
+			return nil
+		})
+		return err
+	})
+}
