@@ -31,14 +31,14 @@ func appendable(requests []*request) bool {
 // that may have to be made first; nothing was added then. Its errors are send's.
 func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []string, err error) {
 	var topics []*topicRow // head: how many logs each of them gets, then where they end
-	places := map[string]int32{}
+	known := map[string]int32{}
 	var ordinals []int32
 	for _, r := range requests {
 		logs := r.op.(*commitOp).logs
-		i, ok := places[logs[0].Topic]
+		i, ok := known[logs[0].Topic]
 		if !ok {
 			i = int32(len(topics))
-			places[logs[0].Topic] = i
+			known[logs[0].Topic] = i
 			topics = append(topics, &topicRow{name: logs[0].Topic})
 		}
 		for j := range logs {
@@ -50,16 +50,20 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 	}
 	q := &pgx.Batch{}
 	q.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	var places []int64
 	if len(topics) == 1 {
-		b.queueAppend(q, topics[0])
+		b.queueAppend(q, topics[0], &places)
 	} else {
-		b.queueAppends(q, topics, ordinals)
+		b.queueAppends(q, topics, ordinals, &places)
 	}
 	q.Queue("COMMIT")
 	err = b.send(ctx, q)
-	if sqlState(err) == stateNotNull || err == nil && topics[0].id == 0 {
-		for i := range topics {
-			missing = append(missing, topics[i].name)
+	if places == nil { // the answer was lost with the connection
+		places = b.places
+	}
+	if err == nil && places == nil || sqlState(err) == stateNotNull {
+		for _, t := range topics {
+			missing = append(missing, t.name)
 		}
 		slices.Sort(missing)
 		return missing, nil
@@ -67,7 +71,8 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range topics {
+	for i, t := range topics {
+		t.id, t.stored, t.lastTS = places[i], places[i+len(topics)], places[i+2*len(topics)]
 		t.head += t.stored
 		b.touched[t] = struct{}{}
 	}
@@ -86,60 +91,59 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 	return nil, nil
 }
 
-// queueAppend adds the logs to one topic. Where that is missing nothing is added.
-func (b *batch) queueAppend(q *pgx.Batch, t *topicRow) {
+// queueAppend adds the logs to one topic, and sets places, as they are kept with the batch. Where it is missing nothing is
+// added.
+func (b *batch) queueAppend(q *pgx.Batch, t *topicRow, places *[]int64) {
 	q.Queue(b.store.q(`WITH t AS (
-			UPDATE ns.topics AS t SET (head, last_ts, created_at) = (
-				SELECT t.head + cardinality($2::bytea[]), ts, CASE WHEN t.head = 0 THEN ts ELSE t.created_at END
-				FROM (SELECT greatest(t.last_ts, ns.now_ms()) AS ts OFFSET 0) AS now)
+			UPDATE ns.topics SET head = head + cardinality($2::bytea[]), last_ts = greatest(last_ts, now),
+				created_at = CASE WHEN head = 0 THEN greatest(last_ts, now) ELSE created_at END
+			FROM (SELECT ns.now_ms() AS now OFFSET 0) AS clock
 			WHERE name = $1 RETURNING id, head - cardinality($2::bytea[]) AS first, last_ts AS ts
 		), l AS (
 			INSERT INTO ns.logs (topic_id, seq, ts, body)
 			SELECT t.id, t.first + u.i - 1, t.ts, u.body FROM t, unnest($2::bytea[]) WITH ORDINALITY AS u (body, i)
 		), w AS (
-			INSERT INTO ns.lanes (server, lane, batch, written_at) VALUES ($3, $4, $5, ns.now_ms())
-			ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at
-		) SELECT id, first, ts FROM t`), t.name, b.logs.bodies, b.store.server, b.lane.number, b.id).QueryRow(func(row pgx.Row) error {
-		if err := row.Scan(&t.id, &t.stored, &t.lastTS); !errors.Is(err, pgx.ErrNoRows) {
-			return err
-		}
-		return nil
-	})
+			INSERT INTO ns.lanes (server, lane, batch, written_at, places)
+			SELECT $3, $4, $5, ns.now_ms(), ARRAY[id, first, ts] FROM t
+			ON CONFLICT (server, lane) DO UPDATE
+			SET batch = excluded.batch, written_at = excluded.written_at, places = excluded.places
+		) SELECT ARRAY[id, first, ts] FROM t`), t.name, b.logs.bodies, b.store.server, b.lane.number, b.id).
+		QueryRow(func(row pgx.Row) error {
+			if err := row.Scan(places); !errors.Is(err, pgx.ErrNoRows) {
+				return err
+			}
+			return nil
+		})
 }
 
-// queueAppends adds the logs to several topics, each to that of its ordinal. Where one is missing the transaction fails with
-// stateNotNull.
-func (b *batch) queueAppends(q *pgx.Batch, topics []*topicRow, ordinals []int32) {
+// queueAppends adds the logs to several topics, each to that of its ordinal, and sets places, as they are kept with the
+// batch. Where one is missing the transaction fails with stateNotNull.
+func (b *batch) queueAppends(q *pgx.Batch, topics []*topicRow, ordinals []int32, places *[]int64) {
 	names, counts := make([]string, len(topics)), make([]int64, len(topics))
 	for i, t := range topics {
 		names[i], counts[i] = t.name, t.head
 	}
 	q.Queue(b.store.q("SELECT FROM ns.topics WHERE name = ANY($1) ORDER BY id FOR UPDATE"), names)
 	q.Queue(b.store.q(`WITH t AS (
-			UPDATE ns.topics AS t SET (head, last_ts, created_at) = (
-				SELECT t.head + u.n, ts, CASE WHEN t.head = 0 THEN ts ELSE t.created_at END
-				FROM (SELECT greatest(t.last_ts, ns.now_ms()) AS ts OFFSET 0) AS now)
-			FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (name, n, i)
+			UPDATE ns.topics AS t SET head = t.head + u.n, last_ts = greatest(t.last_ts, now),
+				created_at = CASE WHEN t.head = 0 THEN greatest(t.last_ts, now) ELSE t.created_at END
+			FROM (SELECT ns.now_ms() AS now OFFSET 0) AS clock,
+				unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (name, n, i)
 			WHERE t.name = u.name RETURNING u.i, t.id, t.head - u.n AS first, t.last_ts AS ts
 		), a AS (
-			SELECT array_agg(t.id ORDER BY i) AS ids, array_agg(first ORDER BY i) AS firsts, array_agg(ts ORDER BY i) AS tss
-			FROM generate_series(1, cardinality($1::text[])) AS i LEFT JOIN t USING (i)
+			SELECT CASE WHEN count(*) = cardinality($1::text[]) THEN array_agg(id) END AS ids,
+				array_agg(first) AS firsts, array_agg(ts) AS tss
+			FROM (SELECT id, first, ts FROM t ORDER BY i) AS t
 		), l AS (
 			INSERT INTO ns.logs (topic_id, seq, ts, body)
 			SELECT a.ids[u.t + 1], a.firsts[u.t + 1] + u.n, a.tss[u.t + 1], u.body
 			FROM a, unnest($3::int[], $4::bigint[], $5::bytea[]) AS u (t, n, body)
 		), w AS (
-			INSERT INTO ns.lanes (server, lane, batch, written_at) VALUES ($6, $7, $8, ns.now_ms())
-			ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at
-		) SELECT i, id, first, ts FROM t`),
-		names, counts, ordinals, b.logs.seqs, b.logs.bodies, b.store.server, b.lane.number, b.id).Query(func(rows pgx.Rows) error {
-		var i int
-		var t topicRow
-		_, err := pgx.ForEachRow(rows, []any{&i, &t.id, &t.stored, &t.lastTS}, func() error {
-			at := topics[i-1]
-			at.id, at.stored, at.lastTS = t.id, t.stored, t.lastTS
-			return nil
-		})
-		return err
-	})
+			INSERT INTO ns.lanes (server, lane, batch, written_at, places)
+			SELECT $6, $7, $8, ns.now_ms(), ids || firsts || tss FROM a
+			ON CONFLICT (server, lane) DO UPDATE
+			SET batch = excluded.batch, written_at = excluded.written_at, places = excluded.places
+		) SELECT ids || firsts || tss FROM a`),
+		names, counts, ordinals, b.logs.seqs, b.logs.bodies, b.store.server, b.lane.number, b.id).
+		QueryRow(func(row pgx.Row) error { return row.Scan(places) })
 }

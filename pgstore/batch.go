@@ -116,6 +116,7 @@ type batch struct {
 	touched    map[*topicRow]struct{}
 	changed    map[*procRow]struct{}
 	ackAnswers map[int64]ackAnswer
+	places     []int64                // of a batch whose COMMIT was not answered: where its logs went, see appendLogs
 	streamed   map[string]claimedLogs // by liveProc: what acks have claimed for its stream
 }
 
@@ -492,7 +493,8 @@ func (b *batch) send(ctx context.Context, q *pgx.Batch) error {
 		b.lane.rollback(ctx)
 		return err
 	}
-	return b.lane.resolve(ctx, b.id)
+	b.places, err = b.lane.resolve(ctx, b.id)
+	return err
 }
 
 // queueTopics writes the topics that have new logs.

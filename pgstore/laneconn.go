@@ -83,21 +83,20 @@ func (l *lane) disconnect() {
 	l.conn = nil
 }
 
-// resolve finds out what became of a COMMIT that got no answer: nil when batch was committed, errLost when it was not,
-// errUnknown when the database cannot be asked. Once it has answered, the transaction is over.
-func (l *lane) resolve(ctx context.Context, batch string) error {
+// resolve finds out what became of a COMMIT that got no answer: nil and what is kept with the batch when it was committed,
+// errLost when it was not, errUnknown when the database cannot be asked. Once it has answered, the transaction is over.
+func (l *lane) resolve(ctx context.Context, batch string) (places []int64, err error) {
 	lost := l.backend
 	l.disconnect()
 	ctx, cancel := context.WithTimeout(ctx, l.store.patience.resolve)
 	defer cancel()
-	var err error
 	for ctx.Err() == nil {
 		var committed bool
-		if committed, err = l.resolveOnce(ctx, lost, batch); err == nil {
+		if committed, places, err = l.resolveOnce(ctx, lost, batch); err == nil {
 			if committed {
-				return nil
+				return places, nil
 			}
-			return errLost
+			return nil, errLost
 		}
 		timer := time.NewTimer(100 * time.Millisecond)
 		select {
@@ -106,30 +105,30 @@ func (l *lane) resolve(ctx context.Context, batch string) error {
 			timer.Stop()
 		}
 	}
-	return fmt.Errorf("%w: %w", errUnknown, err)
+	return nil, fmt.Errorf("%w: %w", errUnknown, err)
 }
 
 // errLost says that a COMMIT was sent and is known not to have happened.
 var errLost = &pgconn.PgError{Severity: "ERROR", Code: stateSerialization, Message: "the transaction was lost with its connection"}
 
-func (l *lane) resolveOnce(ctx context.Context, lost backend, batch string) (committed bool, err error) {
+func (l *lane) resolveOnce(ctx context.Context, lost backend, batch string) (committed bool, places []int64, err error) {
 	conn, err := l.store.connect(ctx, nil)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for gone := false; !gone; {
 		// It waits a little for the backend to end.
 		if err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid, 500)) = 0 FROM pg_stat_activity
 			WHERE pid = $1 AND backend_start = $2`, lost.pid, lost.started).Scan(&gone); err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
 	var last string
-	err = conn.QueryRow(ctx, l.store.q("SELECT batch::text FROM ns.lanes WHERE server = $1 AND lane = $2 FOR UPDATE"),
-		l.store.server, l.number).Scan(&last)
+	err = conn.QueryRow(ctx, l.store.q("SELECT batch::text, places FROM ns.lanes WHERE server = $1 AND lane = $2 FOR UPDATE"),
+		l.store.server, l.number).Scan(&last, &places)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
+		return false, nil, nil
 	}
-	return last == batch, err
+	return last == batch, places, err
 }

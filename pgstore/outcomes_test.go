@@ -80,6 +80,50 @@ func TestUnknownOutcomes(t *testing.T) {
 	}
 }
 
+// TestUnknownOutcomesOfAppends: commits whose ids PostgreSQL gives get them, too, when its answer is lost, and once.
+func TestUnknownOutcomesOfAppends(t *testing.T) {
+	for _, fault := range []commitFault{answerLost, answerHeld, commitLost, commitHeld, answerLate} {
+		for _, topics := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%d to %d", fault, topics), func(t *testing.T) {
+				t.Parallel()
+				p, url := newProxy(t, pgtest.Database(t))
+				s, _ := openWith(t, pgstore.Config{URL: url}, impatient)
+				for i := range topics {
+					mustCommit(t, s, logs(fmt.Sprint("t", i), `[0]`)...)
+				}
+				struck := p.strike(fault, 0)
+				st := stall(t, s)
+				var answers []<-chan answer[api.Committed]
+				for i := range 2 * topics {
+					answers = append(answers, st.commit(logs(fmt.Sprint("t", i%topics), fmt.Sprintf("[%d]", i/topics+1), `[9]`)))
+				}
+				st.release()
+				<-struck
+				for i, c := range answers {
+					got, err := receive(t, c)
+					if err != nil || len(got.IDs) != 2 {
+						t.Fatal(got, err)
+					}
+					for j, id := range got.IDs {
+						want := fmt.Sprintf("[%d]", i/topics+1)
+						if j > 0 {
+							want = `[9]`
+						}
+						if got := bodies(t, s, fmt.Sprint("t", i%topics))[id.Seq]; got != want {
+							t.Errorf("commit %d is told of %s at %v", i, got, id)
+						}
+					}
+				}
+				for i := range topics {
+					if diff := cmp.Diff([]string{`[0]`, `[1]`, `[9]`, `[2]`, `[9]`}, bodies(t, s, fmt.Sprint("t", i))); diff != "" {
+						t.Error(diff)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	p, url := newProxy(t, pgtest.Database(t))

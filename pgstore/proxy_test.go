@@ -195,7 +195,10 @@ type link struct {
 	client, server net.Conn
 	lane           bool
 	statements     map[string]string // prepared ones: name → text; of forward alone
-	held           bool              // of backward alone
+	// Of backward alone.
+	held    bool
+	ready   bool   // the connection is made
+	pending []byte // of an answer that PostgreSQL has not finished: it sends all at once, or nothing
 }
 
 var errCut = errors.New("cut")
@@ -262,7 +265,14 @@ func (l *link) backward() error {
 	if l.held {
 		return nil
 	}
-	_, err = l.client.Write(m)
+	l.pending = append(l.pending, m...)
+	if last := m[0] == 'Z'; !last && l.ready && l.lane {
+		return nil
+	} else if last {
+		l.ready = true
+	}
+	_, err = l.client.Write(l.pending)
+	l.pending = nil
 	return err
 }
 
