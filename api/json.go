@@ -8,6 +8,7 @@ import (
 	"iter"
 	"reflect"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -21,7 +22,7 @@ func DecodeJSON(data []byte, v any) error {
 	if err := checkJSON(data); err != nil {
 		return err
 	}
-	return decode(trim(data), reflect.ValueOf(v).Elem(), "")
+	return decode(trim(data), reflect.ValueOf(v).Elem(), nil)
 }
 
 func checkJSON(data []byte) error {
@@ -66,35 +67,71 @@ func depth(data []byte) int {
 // deep. All else stays byte for byte. Errors: CodeInvalidLogFormat, CodeTooLarge, and CodeInvalidRequest for what is no
 // JSON at all.
 func LogBody(data []byte) (json.RawMessage, error) {
-	text := trim(data)
-	if len(text) == 0 {
-		return nil, Errorf(CodeInvalidLogFormat, "the log has no body: a JSON object or array is expected")
+	if len(trim(data)) == 0 {
+		return DecodedLogBody(nil)
 	}
-	if !utf8.Valid(text) {
-		return nil, Errorf(CodeInvalidRequest, "the body is not valid UTF-8")
+	if utf8.Valid(data) && depth(data) > MaxDepth { // which is no matter of syntax, but json's depth has its limit, too
+		return nil, tooDeep()
 	}
-	if depth(text) > MaxDepth {
-		return nil, Errorf(CodeInvalidLogFormat, "the log's body is nested deeper than %d", MaxDepth)
+	if err := checkJSON(data); err != nil {
+		return nil, err
 	}
-	var b bytes.Buffer
-	b.Grow(len(text))
-	if err := json.Compact(&b, text); err != nil { // it checks the syntax as it goes
-		if err := checkJSON(text); err != nil { // which tells where
-			return nil, err
-		}
-		return nil, Errorf(CodeInvalidRequest, "malformed JSON: %s", err.Error())
-	}
-	if text[0] != '{' && text[0] != '[' {
-		return nil, Errorf(CodeInvalidLogFormat, "a log's body is a JSON object or array")
-	}
-	if b.Len() > MaxBodySize {
-		return nil, Errorf(CodeTooLarge, "a log's body has at most %d bytes, this one has %d", MaxBodySize, b.Len())
-	}
-	return b.Bytes(), nil
+	return DecodedLogBody(data)
 }
 
-func decode(raw []byte, v reflect.Value, path string) error {
-	if u, ok := v.Addr().Interface().(json.Unmarshaler); ok {
+// DecodedLogBody is LogBody of what DecodeJSON has taken, as valid JSON, or of nothing. What needs no compaction is
+// answered as it is.
+func DecodedLogBody(data []byte) (json.RawMessage, error) {
+	text := trim(data)
+	switch {
+	case len(text) == 0:
+		return nil, Errorf(CodeInvalidLogFormat, "the log has no body: a JSON object or array is expected")
+	case depth(text) > MaxDepth:
+		return nil, tooDeep()
+	case text[0] != '{' && text[0] != '[':
+		return nil, Errorf(CodeInvalidLogFormat, "a log's body is a JSON object or array")
+	}
+	body := compact(text)
+	if len(body) > MaxBodySize {
+		return nil, Errorf(CodeTooLarge, "a log's body has at most %d bytes, this one has %d", MaxBodySize, len(body))
+	}
+	return body, nil
+}
+
+func tooDeep() error {
+	return Errorf(CodeInvalidLogFormat, "the log's body is nested deeper than %d", MaxDepth)
+}
+
+// compact is text, which is valid, without the whitespace between its tokens.
+func compact(text []byte) []byte {
+	var b []byte
+	inString, from := false, 0 // from: what is yet to be kept
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case !inString && isSpace(c):
+			if b == nil {
+				b = make([]byte, 0, len(text))
+			}
+			b = append(b, text[from:i]...)
+			from = i + 1
+		}
+	}
+	if b == nil {
+		return text[:len(text):len(text)]
+	}
+	return append(b, text[from:]...)
+}
+
+func decode(raw []byte, v reflect.Value, at *place) error {
+	switch u := v.Addr().Interface().(type) {
+	case *json.RawMessage:
+		*u = raw[:len(raw):len(raw)]
+		return nil
+	case json.Unmarshaler:
 		return u.UnmarshalJSON(raw)
 	}
 	if string(raw) == "null" {
@@ -103,116 +140,155 @@ func decode(raw []byte, v reflect.Value, path string) error {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		var s string
 		if err := json.Unmarshal(raw, &s); err != nil {
-			return wrongType(path, "a string")
+			return wrongType(at, "a string")
 		}
 		return u.UnmarshalText([]byte(s))
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
-		return decode(raw, v.Elem(), path)
+		return decode(raw, v.Elem(), at)
 	case reflect.Struct:
-		return decodeStruct(raw, v, path)
+		return decodeStruct(raw, v, at)
 	case reflect.Slice:
 		if raw[0] != '[' {
-			return wrongType(path, "an array")
+			return wrongType(at, "an array")
 		}
 		v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+		in := place{at, "[]"}
 		for _, element := range elements(raw) {
-			e := reflect.New(v.Type().Elem()).Elem()
 			if string(element) == "null" {
-				return wrongType(path, "an array without null")
+				return wrongType(at, "an array without null")
 			}
-			if err := decode(element, e, path+"[]"); err != nil {
+			n := v.Len()
+			v.Grow(1)
+			v.SetLen(n + 1)
+			v.Index(n).SetZero()
+			if err := decode(element, v.Index(n), &in); err != nil {
 				return err
 			}
-			v.Set(reflect.Append(v, e))
 		}
 		return nil
 	case reflect.Map:
 		if raw[0] != '{' {
-			return wrongType(path, "an object")
+			return wrongType(at, "an object")
 		}
 		v.Set(reflect.MakeMap(v.Type()))
 		for key, value := range elements(raw) {
 			k := reflect.ValueOf(unquote(key)).Convert(v.Type().Key())
 			if v.MapIndex(k).IsValid() {
-				return Errorf(CodeInvalidRequest, "member %q is given twice", clip(join(path, unquote(key))))
+				return Errorf(CodeInvalidRequest, "member %q is given twice", clip(place{at, unquote(key)}.String()))
 			}
 			if string(value) == "null" {
 				continue
 			}
 			e := reflect.New(v.Type().Elem()).Elem()
-			if err := decode(value, e, join(path, unquote(key))); err != nil {
+			if err := decode(value, e, &place{at, unquote(key)}); err != nil {
 				return err
 			}
 			v.SetMapIndex(k, e)
 		}
 		return nil
 	case reflect.String:
+		if isPlain(raw) {
+			v.SetString(string(raw[1 : len(raw)-1]))
+			return nil
+		}
 		if json.Unmarshal(raw, v.Addr().Interface()) != nil {
-			return wrongType(path, "a string")
+			return wrongType(at, "a string")
 		}
 	case reflect.Bool:
 		if json.Unmarshal(raw, v.Addr().Interface()) != nil {
-			return wrongType(path, "true or false")
+			return wrongType(at, "true or false")
 		}
 	default:
 		if json.Unmarshal(raw, v.Addr().Interface()) != nil {
-			return wrongType(path, "a whole number in range")
+			return wrongType(at, "a whole number in range")
 		}
 	}
 	return nil
 }
 
-func decodeStruct(raw []byte, v reflect.Value, path string) error {
+func decodeStruct(raw []byte, v reflect.Value, at *place) error {
 	if raw[0] != '{' {
-		return wrongType(path, "an object")
+		return wrongType(at, "an object")
 	}
-	fields := map[string]reflect.StructField{}
-	for _, f := range reflect.VisibleFields(v.Type()) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name != "" && name != "-" {
-			fields[name] = f
-		}
-	}
-	seen := make(map[string]bool, len(fields))
+	fields := fieldsOf(v.Type())
+	var seen uint64
 	for key, value := range elements(raw) {
-		name := unquote(key)
-		f, ok := fields[name]
+		in := place{at, unquote(key)}
+		f, ok := fields[in.name]
 		if !ok {
-			return Errorf(CodeInvalidRequest, "unknown member %q", clip(join(path, name)))
+			return Errorf(CodeInvalidRequest, "unknown member %q", clip(in.String()))
 		}
-		if seen[name] {
-			return Errorf(CodeInvalidRequest, "member %q is given twice", clip(join(path, name)))
+		if seen&f.bit != 0 {
+			return Errorf(CodeInvalidRequest, "member %q is given twice", clip(in.String()))
 		}
-		seen[name] = true
-		target := v.FieldByIndex(f.Index)
-		if err := decode(value, target, join(path, name)); err != nil {
+		seen |= f.bit
+		if err := decode(value, v.FieldByIndex(f.index), &in); err != nil {
 			return err
 		}
-		if code := f.Tag.Get("empty"); code != "" && string(value) == `""` {
-			return Errorf(Code(code), "member %q is empty", join(path, name))
+		if f.empty != "" && string(value) == `""` {
+			return Errorf(f.empty, "member %q is empty", in.String())
 		}
 	}
 	return nil
 }
 
-func wrongType(path, want string) error {
-	if path == "" {
+// field is a member of a struct. It has a bit of its own: no struct here has more than 64.
+type field struct {
+	index []int
+	empty Code // of "", see DecodeJSON
+	bit   uint64
+}
+
+// fields are the members of the structs that were decoded, by name: map[reflect.Type]map[string]field.
+var fields sync.Map
+
+func fieldsOf(t reflect.Type) map[string]field {
+	if known, ok := fields.Load(t); ok {
+		return known.(map[string]field)
+	}
+	all := map[string]field{}
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			all[name] = field{f.Index, Code(f.Tag.Get("empty")), 1 << len(all)}
+		}
+	}
+	fields.Store(t, all)
+	return all
+}
+
+// place is where in a text something is: a member's name, or "[]" for any element, in the place around it.
+type place struct {
+	around *place
+	name   string
+}
+
+func (p place) String() string {
+	switch {
+	case p.around == nil:
+		return p.name
+	case p.name == "[]":
+		return p.around.String() + p.name
+	}
+	return p.around.String() + "." + p.name
+}
+
+func wrongType(at *place, want string) error {
+	if at == nil {
 		return Errorf(CodeInvalidRequest, "the body is not %s", want)
 	}
-	return Errorf(CodeInvalidRequest, "member %q is not %s", clip(path), want)
+	return Errorf(CodeInvalidRequest, "member %q is not %s", clip(at.String()), want)
 }
 
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
+// isPlain tells that raw, which is valid, is a string without escapes.
+func isPlain(raw []byte) bool { return raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 }
 
 func unquote(raw []byte) string {
+	if isPlain(raw) {
+		return string(raw[1 : len(raw)-1])
+	}
 	var s string
 	_ = json.Unmarshal(raw, &s) // valid: checked before
 	return s
@@ -271,4 +347,14 @@ func valueEnd(data []byte) int {
 	return len(data)
 }
 
-func trim(data []byte) []byte { return bytes.Trim(data, " \t\r\n") }
+func trim(data []byte) []byte {
+	for len(data) > 0 && isSpace(data[0]) {
+		data = data[1:]
+	}
+	for len(data) > 0 && isSpace(data[len(data)-1]) {
+		data = data[:len(data)-1]
+	}
+	return data
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }

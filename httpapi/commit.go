@@ -50,7 +50,7 @@ func checkLog(log *api.NewLog) (err error) {
 	if err = api.CheckTopic(log.Topic); err != nil {
 		return err
 	}
-	log.Body, err = api.LogBody(log.Body)
+	log.Body, err = api.DecodedLogBody(log.Body)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -344,7 +345,10 @@ func (b *batch) window(ctx context.Context, t *topicRow, first, n int64) ([]entr
 	}
 	if own := first + n - t.stored; own > 0 {
 		from := max(0, first-t.stored)
-		entries = append(entries, t.added[from:own]...)
+		for _, e := range t.added[from:own] {
+			e.body = bytes.Clone(e.body) // it may be a part of a large request
+			entries = append(entries, e)
+		}
 	}
 	return entries, nil
 }
