@@ -117,7 +117,8 @@ func (b *batch) queueAppend(q *pgx.Batch, t *topicRow, places *[]int64) {
 }
 
 // queueAppends adds the logs to several topics, each to that of its ordinal, and sets places, as they are kept with the
-// batch. Where one is missing the transaction fails with stateNotNull.
+// batch. Where one is missing the arrays of those that are there are too short for the last one's logs, and the transaction
+// fails with stateNotNull.
 func (b *batch) queueAppends(q *pgx.Batch, topics []*topicRow, ordinals []int32, places *[]int64) {
 	names, counts := make([]string, len(topics)), make([]int64, len(topics))
 	for i, t := range topics {
@@ -131,8 +132,7 @@ func (b *batch) queueAppends(q *pgx.Batch, topics []*topicRow, ordinals []int32,
 				unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (name, n, i)
 			WHERE t.name = u.name RETURNING u.i, t.id, t.head - u.n AS first, t.last_ts AS ts
 		), a AS (
-			SELECT CASE WHEN count(*) = cardinality($1::text[]) THEN array_agg(id) END AS ids,
-				array_agg(first) AS firsts, array_agg(ts) AS tss
+			SELECT array_agg(id) AS ids, array_agg(first) AS firsts, array_agg(ts) AS tss
 			FROM (SELECT id, first, ts FROM t ORDER BY i) AS t
 		), l AS (
 			INSERT INTO ns.logs (topic_id, seq, ts, body)

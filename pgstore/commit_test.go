@@ -142,3 +142,67 @@ func TestIdempotencyKeys(t *testing.T) {
 		}
 	})
 }
+
+// TestCommitsToSeveralTopics share a batch, also when some of the topics do not exist yet.
+func TestCommitsToSeveralTopics(t *testing.T) {
+	t.Parallel()
+	s, _ := openWith(t, pgstore.Config{URL: pgtest.Database(t)})
+	mustCommit(t, s, logs("a", `[0]`)...)
+	mustCommit(t, s, logs("c", `[0]`, `[1]`)...)
+	mustCommit(t, s, logs("e", `[0]`)...)
+	for round := range 2 {
+		st := stall(t, s)
+		answers := map[string]<-chan answer[api.Committed]{}
+		for _, topic := range []string{"d", "c", "b", "a", "e"} {
+			answers[topic] = st.commit(logs(topic, fmt.Sprintf(`["%s",%d]`, topic, round), `[9]`))
+		}
+		st.release()
+		for topic, c := range answers {
+			got, err := receive(t, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := bodies(t, s, topic)
+			if n := len(all); len(got.IDs) != 2 || got.IDs[0].Seq != int64(n-2) || got.IDs[1].Seq != int64(n-1) ||
+				all[n-2] != fmt.Sprintf(`["%s",%d]`, topic, round) || all[n-1] != `[9]` {
+				t.Errorf("%v: the topic holds %s", got, all)
+			}
+			if topic, err := s.Topic(t.Context(), topic); err != nil || topic.CreatedAt != topic.FirstID.TS {
+				t.Errorf("%v: the topic is %+v, %v", got, topic, err)
+			}
+		}
+	}
+}
+
+// TestCommitsLockInOrder: a batch that waits for one topic does not hold those after it.
+func TestCommitsLockInOrder(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, _ := openWith(t, pgstore.Config{URL: url})
+	for _, topic := range []string{"z", "m", "a"} { // their ids rise
+		mustCommit(t, s, logs(topic, `[0]`)...)
+	}
+	holder, looker := outsider(t, url), outsider(t, url)
+	mustExec(t, holder, "BEGIN")
+	mustExec(t, holder, "SELECT FROM pipeproc_default.topics WHERE name = 'z' FOR UPDATE")
+	st := stall(t, s)
+	var answers []<-chan answer[api.Committed]
+	for _, topic := range []string{"a", "m", "z"} {
+		answers = append(answers, st.commit(logs(topic, `[1]`)))
+	}
+	st.release()
+	until(t, "the batch waits", func() bool {
+		return queryOne[bool](t, looker, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name LIKE '% lane 0' AND wait_event_type = 'Lock')`)
+	})
+	if free := queryOne[int](t, looker, `WITH free AS (SELECT name FROM pipeproc_default.topics WHERE name <> 'z' FOR UPDATE SKIP LOCKED)
+		SELECT count(*) FROM free`); free != 2 {
+		t.Errorf("%d of the others are free", free)
+	}
+	mustExec(t, holder, "COMMIT")
+	for _, c := range answers {
+		if got, err := receive(t, c); err != nil || got.IDs[0].Seq != 1 {
+			t.Error(got, err)
+		}
+	}
+}
