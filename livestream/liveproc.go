@@ -388,6 +388,7 @@ func (l *liveStream) deliver(c *connection, claimed *api.Claimed) bool {
 	}
 	event := appendClaimed(nil, claimed)
 	claimed.Logs = nil // not to be kept for as long as a slow client takes
+	l.share.begin()
 	if !l.send(c, "logs", event) {
 		l.last = before
 		return false

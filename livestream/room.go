@@ -12,13 +12,18 @@ const (
 	roomBytes = 256 << 20 // all clients together beyond that: large events
 )
 
+// slowest is the bytes of a share a second, of which half are on the wire (1 Mbit/s), that a client reads at least while
+// others wait for room.
+const slowest = 256 << 10
+
 // A room bounds the memory of the large events that are being sent. An event has a share of it until its client has read
 // it; who finds no room lets go of what it has read of the store, and reads it again when its turn has come. First come,
-// first served. While somebody waits, nobody has a share for longer than patience: clients that take longer lose their
-// connections, and get the same event again when they are back.
+// first served. While somebody waits, nobody has a share for longer than patience and what slowest allows for: clients that take
+// longer lose their connections, and get the same event again when they are back.
 type room struct {
 	size     int
 	patience time.Duration
+	slowest  int
 
 	mu     sync.Mutex
 	free   int
@@ -41,7 +46,7 @@ type share struct {
 }
 
 func newRoom(size int, patience time.Duration) *room {
-	return &room{size: size, patience: patience, free: size, held: map[*share]struct{}{}, frames: map[*byte]int{}}
+	return &room{size: size, patience: patience, slowest: slowest, free: size, held: map[*share]struct{}{}, frames: map[*byte]int{}}
 }
 
 // ask answers a share of n bytes, of all there are where n is more. It is there already, or waits, and ready is raised
@@ -59,13 +64,13 @@ func (r *room) ask(n int, ready chan<- struct{}, cut func()) *share {
 	return s
 }
 
-// join answers a share of a frame of a ring, which is in memory once for all the clients that it is being sent to; nil when
-// there is no room for it.
+// join answers a share of a frame of a ring, which is in memory once for all the clients that it is being sent to, and does
+// not wait behind others: each of its readers would read it by itself; nil when there is no room for it.
 func (r *room) join(frame []byte, cut func()) *share {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &share{room: r, n: len(frame), frame: &frame[0], cut: cut}
-	if r.frames[s.frame] == 0 && (len(r.queue) > 0 || s.n > r.free) {
+	if r.frames[s.frame] == 0 && s.n > r.free {
 		return nil
 	}
 	r.grant(s)
@@ -91,12 +96,29 @@ func (r *room) grant(s *share) {
 	}
 	s.granted = true
 	r.held[s] = struct{}{}
-	s.timer = time.AfterFunc(r.patience, func() {
+	s.timer = time.AfterFunc(s.patience(), func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		s.late = true
 		r.hurry()
 	})
+}
+
+// patience is how long a client may have its share while others wait.
+func (s *share) patience() time.Duration {
+	return s.room.patience + time.Duration(s.n)*time.Second/time.Duration(s.room.slowest)
+}
+
+// begin tells that the client is being sent what the share is for from now on.
+func (s *share) begin() {
+	if s == nil {
+		return
+	}
+	s.room.mu.Lock()
+	defer s.room.mu.Unlock()
+	if s.granted && s.timer.Stop() {
+		s.timer.Reset(s.patience())
+	}
 }
 
 // hurry cuts off who has had a share for too long, where somebody waits.

@@ -216,6 +216,7 @@ func TestSlowClientsMakeRoom(t *testing.T) {
 	s := newServer(t, m, func(c *Config) { c.WriteTimeout = time.Hour })
 	const size = 10 << 20
 	s.room = newRoom(size, 50*time.Millisecond)
+	s.room.slowest = 1 << 40
 	slow, slowPath := largeLiveProc(t, m, "large", 4)
 	s.stall(t, slowPath)
 	eventually(t, "it is written to", func() bool { free, _ := s.room.left(); return free < size })
@@ -316,4 +317,69 @@ func TestNoRoomForWhatIsGone(t *testing.T) {
 	eventually(t, "nothing waits", func() bool { _, waiting := s.room.left(); return waiting == 0 })
 	m.fill("a", 1)
 	c.next("logs")
+}
+
+// TestNoRoomForADeletedTopic: a tail that waits for room is told at once that there is no topic any more.
+func TestNoRoomForADeletedTopic(t *testing.T) {
+	m := newMemory()
+	s := newServer(t, m)
+	s.room = newRoom(1<<20, time.Hour)
+	taken := s.room.ask(1<<20, nil, nil)
+	defer taken.give()
+	m.commit("a", body(1<<20-20))
+	c := s.open(t, "/v1/tail?topic=a&topic=b&start=earliest", "")
+	c.opens()
+	eventually(t, "the log waits", func() bool { _, waiting := s.room.left(); return waiting == 1 })
+	m.delete("a")
+	c.next("end")
+	eventually(t, "nothing waits", func() bool { _, waiting := s.room.left(); return waiting == 0 })
+}
+
+// TestRoomIsJoinedPastTheQueue: a frame that is in memory anyway does not wait behind a large share.
+func TestRoomIsJoinedPastTheQueue(t *testing.T) {
+	r := newRoom(10, time.Hour)
+	held := r.ask(6, nil, nil)
+	waits := r.ask(6, nil, nil)
+	frame := make([]byte, 4)
+	first, second := r.join(frame, nil), r.join(frame, nil)
+	if !waits.waits() || first == nil || second == nil {
+		t.Fatal(first, second)
+	}
+	if r.join(make([]byte, 1), nil) != nil {
+		t.Error("there is room for more than there is")
+	}
+	held.give()
+	first.give()
+	second.give()
+	if waits.waits() {
+		t.Error("the large one still waits")
+	}
+	waits.give()
+	if r.free != 10 {
+		t.Error(r.free)
+	}
+}
+
+// TestPatience: a large share is for long enough to be read at the slowest rate, from when it is begun.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(10<<20, time.Second)
+		var cut atomic.Bool
+		s := r.ask(10*slowest, nil, func() { cut.Store(true) }) // 10 s, and patience
+		other := r.ask(10<<20, nil, nil)
+		time.Sleep(10 * time.Second)
+		s.begin()
+		time.Sleep(10900 * time.Millisecond)
+		synctest.Wait()
+		if cut.Load() {
+			t.Error("it was cut off too soon")
+		}
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		if !cut.Load() {
+			t.Error("it was not cut off")
+		}
+		other.give()
+		s.give()
+	})
 }

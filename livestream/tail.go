@@ -274,7 +274,7 @@ func (t *tail) catchUp(ctx context.Context) (retry <-chan time.Time) {
 // when there is.
 func (t *tail) step(ctx context.Context, f *followed) (sent bool, err error) {
 	v := f.follower.view.Load()
-	if v == nil || f.large && t.share.waits() { // to be read when there is room
+	if v == nil || f.large && v.id == f.TopicID && t.share.waits() { // to be read when there is room
 		return false, nil
 	}
 	if f.ended || f.TopicID == 0 {
@@ -365,6 +365,7 @@ func (t *tail) page(ctx context.Context, f *followed) (sent bool, err error) {
 	if len(logs) == 0 {
 		return t.tellGap(f, seqForm(f.Seq)), nil
 	}
+	t.share.begin()
 	t.tellGap(f, logs[0].ID.String())
 	f.resize(logs)
 	b := newBatch(t, f)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// pieceSize is the most that one write deadline is given for: a slow client that reads gets through an event of any
-// size, one that does not read is found out.
+// pieceSize is the most that one write deadline is given for: a slow client that reads (32 KiB a second or more, as
+// long as the kernel's buffer for sending is small) gets through an event of any size, one that does not read is found out.
 const pieceSize = 64 << 10
 
 // closeGrace is how long a client may take to read what is being written to it when Close is called.

@@ -10,6 +10,3 @@ INSERT INTO namespace DEFAULT VALUES;
 ALTER TABLE system_procs ADD COLUMN inline boolean
     GENERATED ALWAYS AS (spec ~ '"processor":\{("timeout":[0-9]+,)?"inline":') STORED;
 CREATE INDEX system_procs_inline ON system_procs (id) WHERE inline;
-
--- Finds the procs of systemProcs among those of users and streams.
-CREATE INDEX procs_system_proc_id ON procs (system_proc_id) WHERE system_proc_id > 0;

@@ -316,10 +316,14 @@ func (s *Store) CancelLiveProc(ctx context.Context, name string) (api.Proc, erro
 
 // DestroyLiveProc implements api.LiveProcs.
 func (s *Store) DestroyLiveProc(ctx context.Context, name string) (api.Proc, error) {
-	return s.destroy(ctx, name, func(p *procRow) error {
+	p, err := s.destroy(ctx, name, func(p *procRow) error {
 		if p.Kind != api.KindLive {
 			return unknownProc(name)
 		}
 		return nil
 	})
+	if err == nil {
+		s.hub.destroyed(name)
+	}
+	return p, err
 }

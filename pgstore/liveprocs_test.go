@@ -139,6 +139,19 @@ func TestLittleIsKeptForStreams(t *testing.T) {
 	}
 }
 
+// TestDestroyedStreamsAreForgotten: a stream goes with its liveProc.
+func TestDestroyedStreamsAreForgotten(t *testing.T) {
+	t.Parallel()
+	s, _ := openWith(t, pgstore.Config{URL: pgtest.Database(t)})
+	before := s.Subscriptions()
+	if _, err := s.DestroyLiveProc(t.Context(), openStream(t, s, "a").LiveProc); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Subscriptions() - before; got != 0 {
+		t.Errorf("%d are left", got)
+	}
+}
+
 // TestTopicMadeAnewUnheard: a topic deleted and made anew, with the same number of logs, is found by the poll when no word
 // of it came.
 func TestTopicMadeAnewUnheard(t *testing.T) {

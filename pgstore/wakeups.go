@@ -181,6 +181,14 @@ func (h *hub) closed(s api.Stream) {
 	}
 }
 
+// destroyed tells that a liveProc is gone, with the stream that it had here.
+func (h *hub) destroyed(liveProc string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.streams, liveProc)
+	h.drop(liveProc)
+}
+
 // keptBytes is the most that is kept for streams: one whose client is slow takes its time to come for it.
 const keptBytes = 64 << 20
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -70,6 +71,9 @@ func TestStalledTail(t *testing.T) {
 	eventually(t, "the stalled tail is gone", func() bool { return gauge(t, url, tails) <= readers })
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("the stalled tail was there for %v", took)
+	}
+	if kept, _ := io.Copy(io.Discard, stalled); kept > 1<<20 {
+		t.Errorf("%d bytes lay between the server and the stalled tail: a slow one would look like it for long", kept)
 	}
 	close(leave)
 	all.Wait()

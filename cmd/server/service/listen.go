@@ -52,8 +52,21 @@ func (e endpoint) listen(ctx context.Context) (net.Listener, error) {
 	if e.path != "" {
 		return listenUnix(ctx, e.path)
 	}
-	return net.ListenTCP("tcp", e.tcp)
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if e := raw.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+		}); e != nil {
+			return e
+		}
+		return err
+	}}
+	return lc.Listen(ctx, "tcp", e.tcp.String())
 }
+
+// sendBuffer is what a connection's buffer for sending is set to, which the connections take over from the listener. Left to
+// itself it grows to megabytes where the path is fast, and has room again for Linux when a third of that was read: a slow
+// client would seem not to read at all. So one that reads 32 KiB a second goes on, and memory is bounded.
+const sendBuffer = 256 << 10
 
 // url is how clients name the listener.
 func (e endpoint) url(ln net.Listener) string {

@@ -1,0 +1,1 @@
+DROP INDEX procs_system_proc_id;
