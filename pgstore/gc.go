@@ -18,7 +18,8 @@ import (
 const removeBatch = 10_000
 
 // Collect implements api.Collector. A topic's logs are given up under its lock, by moving its first retained seq in a
-// short transaction; their rows are removed afterwards, in bounded batches that no commit waits for.
+// short transaction; their rows are removed afterwards, in bounded batches that no commit waits for, with as long a rest
+// after each.
 func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, error) {
 	run := api.GCRun{Topics: []api.Collected{}}
 	rows, err := s.pool.Query(ctx, s.q("SELECT id FROM ns.topics WHERE head > 0 ORDER BY name"))
@@ -140,6 +141,7 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 			return mapError(err)
 		}
 		to = min(to, from+removeBatch)
+		begun := time.Now()
 		if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3"), id, from, to); err != nil {
 			return mapError(err)
 		}
@@ -157,6 +159,7 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 		case err != nil:
 			return err
 		}
+		rest(ctx, time.Since(begun))
 	}
 	after = 0
 	for {
@@ -171,12 +174,14 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 		if err != nil {
 			return mapError(err)
 		}
+		begun := time.Now()
 		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.logs WHERE topic_id = $1
 			AND seq IN (SELECT seq FROM ns.logs WHERE topic_id = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)`), id, removeBatch)
 		if err != nil {
 			return mapError(err)
 		}
 		if tag.RowsAffected() > 0 {
+			rest(ctx, time.Since(begun))
 			continue
 		}
 		// Another server may be at the last of them: who finds none left forgets the topic.
@@ -185,6 +190,16 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 			return mapError(err)
 		}
 		after = id
+	}
+}
+
+// rest leaves the database to others for as long as the last batch took of it, at most a second.
+func rest(ctx context.Context, took time.Duration) {
+	timer := time.NewTimer(min(took, time.Second))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
