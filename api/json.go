@@ -14,8 +14,8 @@ import (
 
 // DecodeJSON reads data into v, a pointer, more strictly than encoding/json: member names match exactly, unknown and
 // duplicate members are refused, and so are trailing data and invalid UTF-8. A null member is an absent one. Types that
-// implement json.Unmarshaler decide for themselves; json.RawMessage keeps the text as it is, whose nesting is for LogBody
-// to bound. A string member with the tag `empty:"code"` refuses "" with that code.
+// implement json.Unmarshaler decide for themselves; json.RawMessage is the text as it is, a part of data, whose nesting is
+// for DecodedLogBody to bound. A string member with the tag `empty:"code"` refuses "" with that code.
 //
 // Errors are CodeInvalidRequest, or what an Unmarshaler answers.
 func DecodeJSON(data []byte, v any) error {
@@ -64,8 +64,8 @@ func depth(data []byte) int {
 }
 
 // LogBody checks and compacts the body of a log: a JSON object or array, valid UTF-8, at most MaxBodySize and MaxDepth
-// deep. All else stays byte for byte. Errors: CodeInvalidLogFormat, CodeTooLarge, and CodeInvalidRequest for what is no
-// JSON at all.
+// deep. All else stays byte for byte; what is compact already is answered as the part of data that it is. Errors:
+// CodeInvalidLogFormat, CodeTooLarge, and CodeInvalidRequest for what is no JSON at all.
 func LogBody(data []byte) (json.RawMessage, error) {
 	if len(trim(data)) == 0 {
 		return DecodedLogBody(nil)
@@ -79,8 +79,7 @@ func LogBody(data []byte) (json.RawMessage, error) {
 	return DecodedLogBody(data)
 }
 
-// DecodedLogBody is LogBody of what DecodeJSON has taken, as valid JSON, or of nothing. What needs no compaction is
-// answered as it is.
+// DecodedLogBody is LogBody of what DecodeJSON has taken, as valid JSON, or of nothing.
 func DecodedLogBody(data []byte) (json.RawMessage, error) {
 	text := trim(data)
 	switch {

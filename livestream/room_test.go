@@ -217,7 +217,14 @@ func TestSlowClientsMakeRoom(t *testing.T) {
 	slow, slowPath := largeLiveProc(t, m, "large", 4)
 	s.stall(t, slowPath)
 	eventually(t, "it is written to", func() bool { free, _ := s.room.left(); return free < size })
-	time.Sleep(100 * time.Millisecond) // longer than patience
+	eventually(t, "patience is over", func() bool {
+		s.room.mu.Lock()
+		defer s.room.mu.Unlock()
+		for held := range s.room.held {
+			return held.late
+		}
+		return false
+	})
 	if s.Stats().LiveProcs != 1 {
 		t.Error("it was cut off though nobody waits")
 	}

@@ -118,7 +118,7 @@ func addressed(body []byte, to []string) ([]api.NewLog, error) {
 			return nil, failed(nil, "the answer names a topic that is not among to")
 		}
 		var err error
-		if logs[i].Body, err = api.LogBody(logs[i].Body); err != nil {
+		if logs[i].Body, err = api.DecodedLogBody(logs[i].Body); err != nil {
 			return nil, unfit(err)
 		}
 	}

@@ -40,8 +40,7 @@ func (s *Service) listenForProfiles() ([]listener, error) {
 }
 
 // serveProfiles serves net/http/pprof under /debug/pprof/ and nothing else, but without cmdline: a flag may hold the
-// database's password. It is a loop of the server: profiles that are
-// being taken when it ends are cut off.
+// database's password. It is a loop of the server: profiles that are being taken when it ends are cut off.
 func (s *Service) serveProfiles(l listener) func(context.Context) error {
 	mux := http.NewServeMux() // not the default one, which other packages may add to
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -38,19 +37,7 @@ func TestProfiles(t *testing.T) {
 	c.Listen = []string{"127.0.0.1:0"}
 	c.DatabaseURL, c.UnsafeDurability, c.Logger = pgtest.Database(t), true, pgtest.Logger()
 	c.PprofListen = freePort(t)
-	s, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	select {
-	case <-s.Ready():
-	case err := <-ended:
-		t.Fatal("it ended: ", err)
-	}
+	s, stop := run(t, c)
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	for url, want := range map[string]int{
@@ -82,9 +69,6 @@ func TestProfiles(t *testing.T) {
 		t.Errorf("a webhook at the address of profiles: %s", res.Status)
 	}
 	stop()
-	if err := <-ended; err != nil {
-		t.Error("after the stop: ", err)
-	}
 	if _, err := client.Get("http://" + c.PprofListen + "/debug/pprof/"); err == nil {
 		t.Error("profiles are still served")
 	}

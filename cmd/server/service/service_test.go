@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,32 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// run runs a server until stop is called, or the test ends.
+func run(t *testing.T, c Config) (s *Service, stop func()) {
+	t.Helper()
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error("after the stop: ", err)
+		}
+	})
+	t.Cleanup(stop)
+	select {
+	case <-s.Ready():
+	case err := <-ended:
+		ended <- nil
+		t.Fatal("it ended: ", err)
+	}
+	return s, stop
+}
+
 // TestInProcess runs a server as tests of other packages do.
 func TestInProcess(t *testing.T) {
 	c := DefaultConfig()
@@ -34,19 +61,7 @@ func TestInProcess(t *testing.T) {
 	c.GC = true
 	var out strings.Builder
 	c.Out = &out
-	s, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	select {
-	case <-s.Ready():
-	case err := <-ended:
-		t.Fatal("it ended: ", err)
-	}
+	s, stop := run(t, c)
 	url := s.URLs()[0]
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
@@ -64,9 +79,6 @@ func TestInProcess(t *testing.T) {
 		t.Errorf("it told %q, want %q", out.String(), want)
 	}
 	stop()
-	if err := <-ended; err != nil {
-		t.Error("after the stop: ", err)
-	}
 	if _, err := client.Get(url + "/readyz"); err == nil {
 		t.Error("it still serves")
 	}
