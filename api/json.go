@@ -45,18 +45,15 @@ func checkJSON(data []byte) error {
 
 // depth is the deepest nesting of arrays and objects in data, which need not be valid.
 func depth(data []byte) int {
-	deepest, now, inString := 0, 0, false
+	deepest, now := 0, 0
 	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
+		switch data[i] {
+		case '"':
+			i = stringEnd(data, i) - 1
+		case '{', '[':
 			now++
 			deepest = max(deepest, now)
-		case c == '}' || c == ']':
+		case '}', ']':
 			now--
 		}
 	}
@@ -104,14 +101,12 @@ func tooDeep() error {
 // compact is text, which is valid, without the whitespace between its tokens.
 func compact(text []byte) []byte {
 	var b []byte
-	inString, from := false, 0 // from: what is yet to be kept
+	from := 0 // what is yet to be kept
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
-		case inString && c == '\\':
-			i++
 		case c == '"':
-			inString = !inString
-		case !inString && isSpace(c):
+			i = stringEnd(text, i) - 1
+		case isSpace(c):
 			if b == nil {
 				b = make([]byte, 0, len(text))
 			}
@@ -154,7 +149,7 @@ func decode(raw []byte, v reflect.Value, at *place) error {
 			return wrongType(at, "an array")
 		}
 		v.Set(reflect.MakeSlice(v.Type(), 0, 0))
-		in := place{at, "[]"}
+		in := place{around: at}
 		for _, element := range elements(raw) {
 			if string(element) == "null" {
 				return wrongType(at, "an array without null")
@@ -176,13 +171,13 @@ func decode(raw []byte, v reflect.Value, at *place) error {
 		for key, value := range elements(raw) {
 			k := reflect.ValueOf(unquote(key)).Convert(v.Type().Key())
 			if v.MapIndex(k).IsValid() {
-				return Errorf(CodeInvalidRequest, "member %q is given twice", clip(place{at, unquote(key)}.String()))
+				return Errorf(CodeInvalidRequest, "member %q is given twice", clip(place{at, key}.String()))
 			}
 			if string(value) == "null" {
 				continue
 			}
 			e := reflect.New(v.Type().Elem()).Elem()
-			if err := decode(value, e, &place{at, unquote(key)}); err != nil {
+			if err := decode(value, e, &place{at, key}); err != nil {
 				return err
 			}
 			v.SetMapIndex(k, e)
@@ -215,8 +210,8 @@ func decodeStruct(raw []byte, v reflect.Value, at *place) error {
 	fields := fieldsOf(v.Type())
 	var seen uint64
 	for key, value := range elements(raw) {
-		in := place{at, unquote(key)}
-		f, ok := fields[in.name]
+		in := place{at, key}
+		f, ok := fieldNamed(fields, key)
 		if !ok {
 			return Errorf(CodeInvalidRequest, "unknown member %q", clip(in.String()))
 		}
@@ -258,20 +253,34 @@ func fieldsOf(t reflect.Type) map[string]field {
 	return all
 }
 
-// place is where in a text something is: a member's name, or "[]" for any element, in the place around it.
+// fieldNamed is the field of a member whose name stands as key in the text.
+func fieldNamed(fields map[string]field, key []byte) (field, bool) {
+	if isPlain(key) {
+		f, ok := fields[string(key[1:len(key)-1])]
+		return f, ok
+	}
+	f, ok := fields[unquote(key)]
+	return f, ok
+}
+
+// place is where in a text something is: a member's name as it stands there, or nil for any element, in the place around it.
 type place struct {
 	around *place
-	name   string
+	key    []byte
 }
 
 func (p place) String() string {
+	name := "[]"
+	if p.key != nil {
+		name = unquote(p.key)
+	}
 	switch {
 	case p.around == nil:
-		return p.name
-	case p.name == "[]":
-		return p.around.String() + p.name
+		return name
+	case p.key == nil:
+		return p.around.String() + name
 	}
-	return p.around.String() + "." + p.name
+	return p.around.String() + "." + name
 }
 
 func wrongType(at *place, want string) error {
@@ -319,17 +328,15 @@ func elements(raw []byte) iter.Seq2[[]byte, []byte] {
 
 // valueEnd is the length of the JSON value that data begins with; data is valid.
 func valueEnd(data []byte) int {
-	nesting, inString := 0, false
+	nesting := 0
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
 		case c == '"':
-			inString = !inString
-			if !inString && nesting == 0 {
-				return i + 1
+			end := stringEnd(data, i)
+			if nesting == 0 {
+				return end
 			}
-		case inString:
+			i = end - 1
 		case c == '{' || c == '[':
 			nesting++
 		case c == '}' || c == ']':
@@ -342,6 +349,26 @@ func valueEnd(data []byte) int {
 		case nesting == 0 && (c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'):
 			return i
 		}
+	}
+	return len(data)
+}
+
+// stringEnd is where the string ends that begins at i: after its closing quote, or with data where it has none.
+func stringEnd(data []byte, i int) int {
+	quote := i
+	for i++; i < len(data); {
+		if quote < i {
+			n := bytes.IndexByte(data[i:], '"')
+			if n < 0 {
+				break
+			}
+			quote = i + n
+		}
+		escape := bytes.IndexByte(data[i:quote], '\\')
+		if escape < 0 {
+			return quote + 1
+		}
+		i += escape + 2 // and the character after it, which may be the quote
 	}
 	return len(data)
 }

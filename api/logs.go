@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 )
 
 // Limits of what one request may carry.
@@ -19,14 +18,9 @@ const (
 	DefaultListed   = 100      // its default
 )
 
-var (
-	namePattern      = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-	namespacePattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,48}$`)
-)
-
 // CheckTopic answers CodeInvalidTopicFormat unless name can be a topic's.
 func CheckTopic(name string) error {
-	if !namePattern.MatchString(name) {
+	if !isName(name, 128) {
 		return Errorf(CodeInvalidTopicFormat, "topic %q: a topic's name is 1 to 128 of A-Z a-z 0-9 _ -", clip(name))
 	}
 	return nil
@@ -34,7 +28,7 @@ func CheckTopic(name string) error {
 
 // CheckProc answers CodeInvalidProcFormat unless name can be a proc's.
 func CheckProc(name string) error {
-	if !namePattern.MatchString(name) {
+	if !isName(name, 128) {
 		return Errorf(CodeInvalidProcFormat, "proc %q: a proc's name is 1 to 128 of A-Z a-z 0-9 _ -", clip(name))
 	}
 	return nil
@@ -42,10 +36,20 @@ func CheckProc(name string) error {
 
 // CheckNamespace answers CodeInvalidRequest unless name can be a namespace's.
 func CheckNamespace(name string) error {
-	if !namespacePattern.MatchString(name) {
+	if !isName(name, 48) {
 		return Errorf(CodeInvalidRequest, "namespace %q: a namespace's name is 1 to 48 of A-Z a-z 0-9 _ -", clip(name))
 	}
 	return nil
+}
+
+// isName tells that name is 1 to longest characters of A-Z a-z 0-9 _ -.
+func isName(name string, longest int) bool {
+	for _, c := range []byte(name) {
+		if (c < 'a' || 'z' < c) && (c < 'A' || 'Z' < c) && (c < '0' || '9' < c) && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return 1 <= len(name) && len(name) <= longest
 }
 
 // Log is an entry of a topic.

@@ -79,13 +79,19 @@ func encodeLogs(b *bytes.Buffer, logs []api.Log) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(`{"id":"`)
-		b.Write(logs[i].ID.Append(b.AvailableBuffer()))
-		b.WriteString(`","body":`)
+		b.WriteString(`{"id":`)
+		encodeID(b, logs[i].ID)
+		b.WriteString(`,"body":`)
 		b.Write(logs[i].Body)
 		b.WriteByte('}')
 	}
 	b.WriteByte(']')
+}
+
+func encodeID(b *bytes.Buffer, id api.ID) {
+	b.WriteByte('"')
+	b.Write(id.Append(b.AvailableBuffer()))
+	b.WriteByte('"')
 }
 
 // listed is list, but never null on the wire.

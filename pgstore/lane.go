@@ -114,8 +114,6 @@ func (l *lanes) run(ctx context.Context) error {
 
 // push queues r in the lane of the rows that it needs.
 func (l *lanes) push(r *request) error {
-	n := newNeeds()
-	r.op.needs(n)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -124,6 +122,8 @@ func (l *lanes) push(r *request) error {
 		return e
 	}
 	if len(l.side) > 0 {
+		n := newNeeds()
+		r.op.needs(n)
 		for _, row := range n.rows() {
 			if side := l.side[row]; side != nil {
 				return side.push(r)
