@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams compose-check postgres postgres-for-test browser-for-test webdis
+.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams bench-steady compose-check postgres postgres-for-test browser-for-test webdis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ bench-systemprocs: build postgres ## measure systemProcs against their bars (abo
 
 bench-streams: build postgres ## measure the streams against their bars (about 6 minutes)
 	@go run ./bench streams
+
+bench-steady: build postgres ## see whether GC keeps the log's size level at 10,000 commits/s (half an hour)
+	@go run ./bench $(ARGS) steady
 
 compose-check: ## check docker-compose.yml (needs docker compose)
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \

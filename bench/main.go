@@ -26,6 +26,7 @@ var suites = map[string]func(context.Context, *bench) error{
 	"systemprocs": systemProcs,
 	"streams":     streams,
 	"speed":       speed,
+	"steady":      steady,
 }
 
 // usualRounds are what a suite runs unless -rounds says otherwise.
@@ -46,7 +47,9 @@ type bench struct {
 	// Of the suite speed alone.
 	quick    bool
 	profiles string // a folder
-	markdown string // a file
+	markdown string // a file; of steady as well
+
+	minutes int // of steady
 }
 
 // wants reports whether the case is asked for.
@@ -59,7 +62,8 @@ func main() {
 	flag.StringVar(&b.only, "only", "", "run only the cases whose name contains this")
 	flag.BoolVar(&b.quick, "quick", false, "speed: short phases on small data, to see that everything works")
 	flag.StringVar(&b.profiles, "profile", "", "speed: write CPU and heap profiles of the server under each load to this folder")
-	flag.StringVar(&b.markdown, "markdown", "", "speed: write the results to this file as well")
+	flag.StringVar(&b.markdown, "markdown", "", "speed, steady: write the results to this file as well")
+	flag.IntVar(&b.minutes, "minutes", 30, "steady: how long")
 	flag.Usage = func() {
 		names := make([]string, 0, len(suites))
 		for name := range suites {
