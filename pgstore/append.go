@@ -32,7 +32,12 @@ func appendable(requests []*request) bool {
 func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []string, err error) {
 	var topics []*topicRow // head: how many logs each of them gets, then where they end
 	known := map[string]int32{}
-	var ordinals []int32
+	n := 0
+	for _, r := range requests {
+		n += len(r.op.(*commitOp).logs)
+	}
+	ordinals := make([]int32, 0, n)
+	b.logs.seqs, b.logs.bodies = make([]int64, 0, n), make([][]byte, 0, n)
 	for _, r := range requests {
 		logs := r.op.(*commitOp).logs
 		i, ok := known[logs[0].Topic]
@@ -77,7 +82,7 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 		b.touched[t] = struct{}{}
 	}
 	b.answers = make([]error, len(requests))
-	n := 0
+	n = 0
 	for _, r := range requests {
 		o := r.op.(*commitOp)
 		ids := make([]api.ID, len(o.logs))

@@ -16,6 +16,7 @@ import (
 func BenchmarkCommitBatch(b *testing.B) {
 	body := json.RawMessage(`{"text":"` + strings.Repeat("x", 89) + `"}`)
 	types := pgtype.NewMap()
+	encodeBodies(types)
 	for _, size := range []struct{ requests, logs int }{{1, 1}, {64, 1}, {4, 1_000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.requests, size.logs), func(b *testing.B) {
 			logs := make([]api.NewLog, size.logs)

@@ -57,6 +57,7 @@ func (l *lane) ensureConnected(ctx context.Context) error {
 		conn.Close(ctx)
 		return err
 	}
+	encodeBodies(conn.TypeMap())
 	l.conn = conn
 	return nil
 }
