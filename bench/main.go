@@ -90,7 +90,10 @@ func main() {
 	if len(b.table.rows) > 0 {
 		b.table.print(os.Stdout)
 	}
-	fmt.Printf("\nmedians of %d rounds, %s\n", b.rounds, time.Since(begin).Round(time.Second))
+	if flag.Arg(0) != "steady" {
+		fmt.Printf("\nmedians of %d rounds", b.rounds)
+	}
+	fmt.Printf("\n%s\n", time.Since(begin).Round(time.Second))
 	if names := b.table.missed(); len(names) > 0 {
 		err = errors.Join(err, fmt.Errorf("missed: %s", strings.Join(names, "; ")))
 	}
