@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser lint vuln fuzz bench bench-systemprocs bench-streams bench-steady compose-check postgres postgres-for-test browser-for-test webdis
+.PHONY: help build run test test-browser test-chaos soak lint vuln fuzz bench bench-systemprocs bench-streams bench-steady compose-check postgres postgres-for-test browser-for-test webdis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -26,9 +26,21 @@ PLAYWRIGHT = e2e/testdata/browser/node_modules/.package-lock.json
 test-browser: build postgres-for-test $(PLAYWRIGHT) ## run the tests of streams in a real browser, Chromium, without a window
 	@go test -race -tags browser -run '^TestBrowser$$' -count=1 -timeout 5m ./e2e
 
+# CHAOS_SEED=n plays the schedule of faults of an earlier run. No race detector: it would take the machine from the load.
+CHAOS = go test -tags faults -count=1 -run '^TestChaos$$' -v ./e2e/chaos
+test-chaos: build postgres-for-test ## break servers, PostgreSQL and network under load, and check what clients saw (about 9 minutes)
+	@go test -tags faults -count=1 ./api/fault ./e2e/planted
+	@$(CHAOS) -timeout 20m -duration 7m30s
+
+# What grows is told by the medians of SOAK's columns: at least nine samples, so a minute or more.
+DURATION = 1h
+SOAK     = soak.csv
+soak: build postgres-for-test ## the same for DURATION (1h), with memory and tables recorded into SOAK (soak.csv) and held flat
+	@$(CHAOS) -timeout 0 -duration $(DURATION) -soak "$(abspath $(SOAK))"
+
 lint: ## check format and style
 	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted (gofmt -w):" $$bad >&2; exit 1; }
-	@go vet -tags browser ./...
+	@go vet -tags browser,faults ./...
 	@go run $(GOLANGCI) run
 
 # govulncheck exits with 3 for a finding. It is installed, not run by go run, which would hide that code.
@@ -73,6 +85,8 @@ postgres: build
 postgres-for-test: build
 	@$(call need_postgres,--database-url= --memory=false)
 	@command -v "$$(go env CC)" >/dev/null || sh scripts/install gcc libc6-dev
+	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || sh scripts/install pgbouncer \
+	|| echo "without pgbouncer: what goes through it is not tested" >&2
 
 # playwright-core, which drives the browser. Debian 12 has Node.js 18; from 1.62 on it needs 20. The file is npm's last.
 $(PLAYWRIGHT): e2e/testdata/browser/package-lock.json | browser-for-test

@@ -243,6 +243,14 @@ func (p *Proc) reclaim(now int64) {
 	}
 }
 
+// EndClaim ends the live claim, if there is one, uncounted: whoever has it is not known any more. The same logs will be
+// handed out again.
+func (p *Proc) EndClaim() {
+	if p.Claim != nil {
+		p.drop()
+	}
+}
+
 // drop ends the live claim and restores the previous range.
 func (p *Proc) drop() {
 	p.Retry = p.Claim.Range

@@ -11,6 +11,7 @@ import (
 	"github.com/r3labs/sse/v2"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // storeTimeout is the longest that a stream waits for one answer of the store before it tries again.
@@ -387,6 +388,7 @@ func (l *liveStream) deliver(c *connection, claimed *api.Claimed) bool {
 		l.last = claimed.Logs[n-1].ID.String()
 	}
 	event := appendClaimed(nil, claimed)
+	fault.Point(fault.LiveClaimed)
 	claimed.Logs = nil // not to be kept for as long as a slow client takes
 	l.share.begin()
 	if !l.send(c, "logs", event) {

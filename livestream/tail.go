@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // MaxTailTopics is the most topics that one tail may follow: each event's id names the place in every one of them.
@@ -148,6 +149,8 @@ func (s *Streams) places(ctx context.Context, topics []string, start tailStart, 
 				f.anew(h.ID)
 			} else if exists && p.TopicID == h.ID && p.Seq > h.Head {
 				return nil, api.Errorf(api.CodeInvalidRequest, "the last event id lies beyond the head of topic %q", topic)
+			} else if fault.Planted(fault.SkippingTails) && p.Seq < h.Head {
+				f.Seq++
 			}
 		case start.at.Form != api.BoundNone:
 			f.Place, err = s.Tailer.Place(ctx, topic, false, start.at)

@@ -113,13 +113,16 @@ func (x *writer) cutShort() {
 }
 
 // finish is to be called last, before the handler returns. The response's end is yet to be written: it gets a deadline
-// of its own, since that of the last write may be over by now.
+// of its own, since that of the last write may be over by now: also at Close, where a busy server may come to it late.
 func (x *writer) finish() {
 	x.stop()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.finished = true
-	if !x.cut {
+	switch {
+	case !x.cut:
 		_ = x.rc.SetWriteDeadline(time.Now().Add(x.timeout))
+	case x.err == nil:
+		_ = x.rc.SetWriteDeadline(time.Now().Add(min(x.timeout, closeGrace)))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // needs gathers the rows that a batch locks.
@@ -105,6 +106,7 @@ type batch struct {
 	conn  *pgx.Conn
 	id    string // a UUID, written with the batch
 	now   int64
+	begun int64 // by the server's clock: for a planted bug
 
 	topics  map[string]*topicRow // locked, by name
 	byID    map[int64]*topicRow  // locked, and those of locked procs as of now
@@ -138,6 +140,7 @@ func newBatch(l *lane) *batch {
 // decide carries the requests out in two round trips: one locks what they need, then each of them decides, the other one
 // writes and commits. missing are topics that are to be made first; nothing was committed then.
 func (b *batch) decide(ctx context.Context, requests []*request) (missing []string, err error) {
+	fault.Point(fault.BatchBegins)
 	if missing, err = b.prepare(ctx, requests); err != nil {
 		b.lane.rollback(ctx)
 	}
@@ -152,6 +155,9 @@ func (b *batch) decide(ctx context.Context, requests []*request) (missing []stri
 func (b *batch) prepare(ctx context.Context, requests []*request) (missing []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockPhase)
 	defer cancel()
+	if fault.Planted(fault.EarlyClock) {
+		b.begun = serverClock()
+	}
 	n := newNeeds()
 	for _, r := range requests {
 		r.op.needs(n)
@@ -234,7 +240,7 @@ func (b *batch) lock(ctx context.Context, n *needs) error {
 			continue
 		}
 		p.Topic, p.readAt = b.byID[p.TopicID].name, b.now
-		if p.Expire(b.now) {
+		if !fault.Planted(fault.NoTimeouts) && p.Expire(b.now) {
 			b.changed[p] = struct{}{}
 		}
 	}
@@ -267,6 +273,9 @@ func (b *batch) add(logs []api.NewLog) []api.ID {
 	ts := b.now
 	for i := range logs {
 		ts = max(ts, b.topics[logs[i].Topic].lastTS)
+	}
+	if fault.Planted(fault.EarlyClock) {
+		ts = b.begun
 	}
 	ids := make([]api.ID, len(logs))
 	for i := range logs {
@@ -480,7 +489,16 @@ func (b *batch) commit(ctx context.Context) error {
 		ON CONFLICT (server, lane) DO UPDATE SET batch = excluded.batch, written_at = excluded.written_at`),
 		b.store.server, b.lane.number, b.id, b.now)
 	q.Queue("COMMIT")
-	return b.send(ctx, q)
+	if fault.Planted(fault.EarlyAnswers) {
+		b.lane.late = func(ctx context.Context) { _ = b.send(ctx, q) }
+		return nil
+	}
+	fault.Point(fault.BatchLocked)
+	if err := b.send(ctx, q); err != nil {
+		return err
+	}
+	fault.Point(fault.BatchCommitted)
+	return nil
 }
 
 // send sends q, which ends with COMMIT. nil means committed; errUnknown that it could not be found out; everything else
@@ -489,13 +507,19 @@ func (b *batch) send(ctx context.Context, q *pgx.Batch) error {
 	b.lane.warned = false
 	sent, cancel := context.WithTimeout(ctx, b.store.patience.commit)
 	defer cancel()
-	err := b.conn.SendBatch(sent, q).Close()
+	results := b.conn.SendBatch(sent, q)
+	fault.Point(fault.BatchSent)
+	err := results.Close()
 	switch {
 	case err == nil && !b.lane.warned:
 		return nil
 	case sqlState(err) != "" && !disconnected(err): // refused
 		b.lane.rollback(ctx)
 		return err
+	}
+	if fault.Planted(fault.BlindRetry) {
+		b.lane.disconnect()
+		return errLost
 	}
 	b.places, err = b.lane.resolve(ctx, b.id)
 	return err

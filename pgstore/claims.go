@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // errGone says that logs which a claim relies on are missing.
@@ -370,6 +371,9 @@ func (o *ackOp) apply(ctx context.Context, b *batch) error {
 		o.proc = *p
 		return nil
 	}
+	if fault.Planted(fault.AckAnyToken) {
+		o.req.Token = ""
+	}
 	if o.acked, err = p.Ack(b.now, o.req.Token); err != nil {
 		return err
 	}
@@ -410,6 +414,9 @@ func (s *Store) Ack(ctx context.Context, proc string, req api.AckRequest) (api.A
 }
 
 func (s *Store) ack(ctx context.Context, o *ackOp) (api.Acked, error) {
+	if fault.Planted(fault.TornAckCommits) && o.req.Logs != nil {
+		return s.ackThenCommit(ctx, o)
+	}
 	if err := s.submit(ctx, o); err != nil {
 		return api.Acked{}, err
 	}

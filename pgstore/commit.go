@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // commitOp adds logs.
@@ -21,6 +22,9 @@ type commitOp struct {
 
 // Commit implements api.Logs.
 func (s *Store) Commit(ctx context.Context, logs []api.NewLog, key *api.IdempotencyKey) (api.Committed, error) {
+	if fault.Planted(fault.SplitCommits) && key == nil && severalTopics(logs) {
+		return s.commitByTopic(ctx, logs)
+	}
 	o := &commitOp{logs: logs, key: key, bytes: sizeOf(logs)}
 	err := s.submit(ctx, o)
 	return o.answer, err
@@ -124,7 +128,7 @@ func (b *batch) queueKeyAnswers(q *pgx.Batch) {
 	var apiKeys, keys []string
 	var hashes, answers [][]byte
 	for id, row := range b.keys {
-		if !row.fresh {
+		if !row.fresh || fault.Planted(fault.ForgottenKeys) {
 			continue
 		}
 		ids, _ := json.Marshal(row.ids) // numbers alone
@@ -142,10 +146,10 @@ func (b *batch) queueKeyAnswers(q *pgx.Batch) {
 
 // reserveTopics makes rows for the topics that have none, in a transaction of its own and in order of name, so that
 // batches which wait for each other's names cannot deadlock.
-func (s *Store) reserveTopics(ctx context.Context, q execer, names []string) error {
+func (s *Store) reserveTopics(ctx context.Context, db beginner, names []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockPhase)
 	defer cancel()
-	_, err := q.Exec(ctx, s.q(`INSERT INTO ns.topics (name) SELECT name FROM unnest($1::text[]) AS name ORDER BY name
+	_, err := exec(ctx, db, s.q(`INSERT INTO ns.topics (name) SELECT name FROM unnest($1::text[]) AS name ORDER BY name
 		ON CONFLICT DO NOTHING`), names)
 	return err
 }

@@ -72,30 +72,40 @@ func mapError(err error) error {
 		return err
 	case sqlState(err) == stateLockTimeout:
 		return overloaded("the rows are locked by another client of the database")
+	case retryable(err): // tried again, in vain
+		return overloaded("other clients of the database are in the way")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &connect), errors.As(err, &network), pgconn.Timeout(err),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return unavailable(err)
-	case sqlState(err) != "" && (disconnected(err) || strings.HasPrefix(sqlState(err), stateClassResources)):
+	case sqlState(err) != "" && disconnected(err):
 		return unavailable(err)
+	case strings.HasPrefix(sqlState(err), stateClassResources):
+		return noRoom(err)
 	case sqlState(err) == "" && pgconn.SafeToRetry(err):
 		return unavailable(err)
 	}
 	return err
 }
 
-// unavailableError is CodeUnavailable to the caller, with its cause for the log.
-type unavailableError struct {
+// causedError is a refusal to the caller, with its cause for the log.
+type causedError struct {
 	refusal *api.Error
 	cause   error
 }
 
-func (e *unavailableError) Unwrap() []error { return []error{e.refusal, e.cause} }
-func (e *unavailableError) Error() string   { return e.refusal.Error() + ": " + e.cause.Error() }
+func (e *causedError) Unwrap() []error { return []error{e.refusal, e.cause} }
+func (e *causedError) Error() string   { return e.refusal.Error() + ": " + e.cause.Error() }
 
 func unavailable(cause error) error {
 	e := api.Errorf(api.CodeUnavailable, "the database cannot be reached; whether a write was done is unknown")
 	e.RetryAfter = time.Second
-	return &unavailableError{e, cause}
+	return &causedError{e, cause}
+}
+
+func noRoom(cause error) error {
+	e := api.Errorf(api.CodeOverloaded, "the database has no room left on its disk, or no memory")
+	e.RetryAfter = time.Second
+	return &causedError{e, cause}
 }
 
 func overloaded(format string, args ...any) error {

@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"io/fs"
 	"time"
 )
 
@@ -15,6 +16,15 @@ func (s *Store) SetPatience(side, commit, resolve time.Duration) {
 			*p.to = p.d
 		}
 	}
+}
+
+// SetLockPatience has the main lane wait so long for a row. Call it before Run.
+func (s *Store) SetLockPatience(d time.Duration) { s.patience.lock = d }
+
+// WithSteps answers a configuration whose schema has other steps, each of which waits so long for its locks.
+func (c Config) WithSteps(steps fs.FS, time time.Duration) Config {
+	c.steps, c.migrateTime = steps, time
+	return c
 }
 
 // Queued is the number of requests that wait for the main lane's next batch.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // removeBatch is how many logs one transaction removes from the table.
@@ -41,6 +42,9 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 			return run, err
 		}
 		if row != nil {
+			if row.Collected > 0 {
+				fault.Point(fault.CollectFloorMoved)
+			}
 			run.Topics = append(run.Topics, *row)
 			s.meters.collected.Add(float64(row.Collected))
 		}
@@ -55,7 +59,7 @@ func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, err
 	if err != nil {
 		return run, err
 	}
-	_, err = s.pool.Exec(ctx, s.q(`INSERT INTO ns.gc_runs (finished_at, topics) VALUES (ns.now_ms(), $1)
+	_, err = exec(ctx, s.pool, s.q(`INSERT INTO ns.gc_runs (finished_at, topics) VALUES (ns.now_ms(), $1)
 		ON CONFLICT (id) DO UPDATE SET finished_at = excluded.finished_at, topics = excluded.topics`), string(topics))
 	return run, mapError(err)
 }
@@ -115,6 +119,9 @@ func (s *Store) floor(ctx context.Context, tx pgx.Tx, topic, now int64) (int64, 
 	}
 	floor := int64(math.MaxInt64)
 	err = eachProc(rows, func(p *procRow) {
+		if fault.Planted(fault.ForgottenProcs) && (p.LastClaimedAt == nil || p.Status == api.StatusDisabled) {
+			return
+		}
 		if !slices.Contains(expired, p.ID) {
 			p.Expire(now)
 			floor = min(floor, p.Floor())
@@ -142,9 +149,10 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 		}
 		to = min(to, from+removeBatch)
 		begun := time.Now()
-		if _, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3"), id, from, to); err != nil {
+		if _, err := exec(ctx, s.pool, s.q("DELETE FROM ns.logs WHERE topic_id = $1 AND seq >= $2 AND seq < $3"), id, from, to); err != nil {
 			return mapError(err)
 		}
+		fault.Point(fault.CollectRowsRemoved)
 		err = s.writeTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '100ms'"); err != nil {
 				return err
@@ -159,6 +167,7 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 		case err != nil:
 			return err
 		}
+		fault.Point(fault.CollectBatchDone)
 		rest(ctx, time.Since(begun))
 	}
 	after = 0
@@ -175,7 +184,7 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 			return mapError(err)
 		}
 		begun := time.Now()
-		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.logs WHERE topic_id = $1
+		tag, err := exec(ctx, s.pool, s.q(`DELETE FROM ns.logs WHERE topic_id = $1
 			AND seq IN (SELECT seq FROM ns.logs WHERE topic_id = $1 ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)`), id, removeBatch)
 		if err != nil {
 			return mapError(err)
@@ -185,7 +194,7 @@ func (s *Store) removeRows(ctx context.Context, enough func() bool) error {
 			continue
 		}
 		// Another server may be at the last of them: who finds none left forgets the topic.
-		if _, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.dropped_topics WHERE id = $1
+		if _, err := exec(ctx, s.pool, s.q(`DELETE FROM ns.dropped_topics WHERE id = $1
 			AND NOT EXISTS (SELECT FROM ns.logs WHERE topic_id = $1)`), id); err != nil {
 			return mapError(err)
 		}
@@ -332,7 +341,7 @@ func (s *Store) sweepReserved(ctx context.Context) error {
 func (s *Store) sweepKeys(ctx context.Context) error {
 	const laneLife = 7 * 24 * time.Hour
 	for {
-		tag, err := s.pool.Exec(ctx, s.q(`DELETE FROM ns.idempotency_keys WHERE (api_key, key) IN (
+		tag, err := exec(ctx, s.pool, s.q(`DELETE FROM ns.idempotency_keys WHERE (api_key, key) IN (
 			SELECT api_key, key FROM ns.idempotency_keys WHERE created_at < (SELECT ns.now_ms()) - $1
 			ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)`), int64(keyLife), removeBatch)
 		if err != nil {
@@ -342,13 +351,13 @@ func (s *Store) sweepKeys(ctx context.Context) error {
 			break
 		}
 	}
-	_, err := s.pool.Exec(ctx, s.q("DELETE FROM ns.lanes WHERE written_at < ns.now_ms() - $1"), laneLife.Milliseconds())
+	_, err := exec(ctx, s.pool, s.q("DELETE FROM ns.lanes WHERE written_at < ns.now_ms() - $1"), laneLife.Milliseconds())
 	return mapError(err)
 }
 
 // Ready implements api.Health.
 func (s *Store) Ready(ctx context.Context) error {
-	latest, err := latestMigration()
+	latest, err := latestMigration(s.cfg.steps)
 	if err != nil {
 		return err
 	}
@@ -356,8 +365,16 @@ func (s *Store) Ready(ctx context.Context) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	if version < latest || dirty {
-		e := api.Errorf(api.CodeUnavailable, "the database's schema is not current")
+	fits := version >= latest && !dirty
+	if version > latest {
+		oldest, err := s.oldest(ctx, s.pool)
+		if err != nil {
+			return unavailable(err)
+		}
+		fits = fits && oldest <= latest
+	}
+	if !fits {
+		e := api.Errorf(api.CodeUnavailable, "the database's schema is not this program's")
 		e.RetryAfter = time.Second
 		return e
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // Bounds of a batch and of a lane's queue.
@@ -32,12 +33,13 @@ const (
 
 // patience is how long a lane waits for what may never come. Tests have less of it.
 type patience struct {
+	lock    time.Duration // of the main lane, for one row
 	side    time.Duration // for a row that an outsider holds, before a side lane's requests are refused
 	commit  time.Duration // for an answer to COMMIT
 	resolve time.Duration // to find out what became of a COMMIT
 }
 
-var defaultPatience = patience{side: 30 * time.Second, commit: 5 * time.Second, resolve: 5 * time.Second}
+var defaultPatience = patience{lock: lockTimeout, side: 30 * time.Second, commit: 5 * time.Second, resolve: 5 * time.Second}
 
 // An op is what one request wants of a batch.
 type op interface {
@@ -187,7 +189,8 @@ type lane struct {
 	// The connection, used by serve alone.
 	conn    *pgx.Conn
 	backend backend
-	warned  bool // PostgreSQL sent a warning since the batch began
+	warned  bool                  // PostgreSQL sent a warning since the batch began
+	late    func(context.Context) // what a planted bug has left to be sent; nil
 }
 
 func newLane(l *lanes, number int, row string) *lane {
@@ -257,6 +260,9 @@ func (l *lane) serve(ctx context.Context) {
 			l.store.meters.batch(len(batch))
 			if l.number == 0 {
 				l.run(ctx, batch)
+				if fault.Planted(fault.EarlyAnswers) {
+					l.sendLate(ctx)
+				}
 			} else {
 				l.runSide(ctx, batch)
 			}
@@ -317,7 +323,12 @@ func (l *lane) oneByOne(ctx context.Context, requests []*request, err error) {
 		l.fail(requests, err)
 		return
 	}
-	for _, r := range requests {
+	begun := time.Now()
+	for i, r := range requests {
+		if api.CodeOf(err) == api.CodeOverloaded && time.Since(begun) > lockPhase { // what is in the way of one is in the way of all
+			l.fail(requests[i:], err)
+			return
+		}
 		l.run(ctx, []*request{r})
 	}
 }
@@ -391,8 +402,11 @@ func (l *lane) try(ctx context.Context, requests []*request) error {
 		}
 		b := newBatch(l)
 		carryOut := b.decide
-		if appendable(requests) {
+		if appendable(requests) && !fault.Planted(fault.EarlyAnswers) && !fault.Planted(fault.EarlyClock) {
 			carryOut = b.appendLogs
+		}
+		if fault.Planted(fault.SeqsBeforeCommit) && appendable(requests) {
+			carryOut = b.appendLate
 		}
 		missing, err := carryOut(ctx, requests)
 		if err != nil {
@@ -419,7 +433,11 @@ func (l *lane) reserve(ctx context.Context, topics []string) error {
 	if err := l.ensureConnected(ctx); err != nil {
 		return err
 	}
-	return l.store.reserveTopics(ctx, l.conn, topics)
+	if err := l.store.reserveTopics(ctx, l.conn, topics); err != nil {
+		return err
+	}
+	fault.Point(fault.TopicReserved)
+	return nil
 }
 
 // rollback ends the transaction; a connection that cannot do it in time is dropped.

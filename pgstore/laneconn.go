@@ -28,17 +28,17 @@ func (l *lane) ensureConnected(ctx context.Context) error {
 		return nil
 	}
 	l.disconnect()
-	timeout := lockTimeout
+	timeout := l.store.patience.lock
 	if l.number > 0 {
 		timeout = lockTimeoutSide
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockPhase)
 	defer cancel()
-	config, err := pgx.ParseConfig(l.store.cfg.URL)
+	config, err := pgx.ParseConfig(l.store.cfg.direct())
 	if err != nil {
 		return err
 	}
-	config.RuntimeParams["application_name"] = "pipeproc " + l.store.cfg.Namespace + " lane " + strconv.Itoa(l.number)
+	config.RuntimeParams["application_name"] = applicationName(l.store.cfg.Namespace, "lane "+strconv.Itoa(l.number))
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {
 			l.warned = true
@@ -113,7 +113,7 @@ func (l *lane) resolve(ctx context.Context, batch string) (places []int64, err e
 var errLost = &pgconn.PgError{Severity: "ERROR", Code: stateSerialization, Message: "the transaction was lost with its connection"}
 
 func (l *lane) resolveOnce(ctx context.Context, lost backend, batch string) (committed bool, places []int64, err error) {
-	conn, err := l.store.connect(ctx, nil)
+	conn, err := l.store.connect(ctx, "")
 	if err != nil {
 		return false, nil, err
 	}

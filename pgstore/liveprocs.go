@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // CreateLiveProc implements api.LiveProcs.
@@ -171,6 +172,9 @@ func (s *Store) Turn(ctx context.Context, stream api.Stream, held string) (turn 
 		logs = s.hub.take(p.Name, claim.Token)
 	}
 	turn.Claimed, err = s.handOut(ctx, p, *claim, logs) // not undone: an earlier stream may have sent it
+	if fault.Planted(fault.ShorterResends) && held == "" && turn.Proc.Claim != nil && err == nil && len(turn.Claimed.Logs) > 1 {
+		turn.Claimed.Logs = turn.Claimed.Logs[1:]
+	}
 	if code := api.CodeOf(err); code == api.CodeClaimLost || code == api.CodeInvalidTopic {
 		turn.Wait, err = 1, nil // the next turn tells why
 	}
@@ -252,28 +256,31 @@ func (s *Store) keepStreams(ctx context.Context, streams []api.Stream) (held []a
 	for i, stream := range streams {
 		names[i], instances[i] = stream.LiveProc, stream.Instance
 	}
-	rows, err := s.pool.Query(ctx, s.q(`WITH clock AS MATERIALIZED (SELECT ns.now_ms() AS now),
-		free AS MATERIALIZED (
-			SELECT p.id FROM clock, unnest($1::text[], $2::text[]) AS u (name, instance)
+	err = readCommitted(ctx, s.pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.q(`WITH clock AS MATERIALIZED (SELECT ns.now_ms() AS now),
+			free AS MATERIALIZED (
+				SELECT p.id FROM clock, unnest($1::text[], $2::text[]) AS u (name, instance)
+					JOIN ns.procs AS p ON p.name = u.name JOIN ns.live_streams AS l ON l.proc_id = p.id AND l.instance = u.instance
+				WHERE p.expires_at IS NULL OR p.expires_at > clock.now
+				ORDER BY p.id FOR UPDATE OF p, l SKIP LOCKED),
+			leases AS (
+				UPDATE ns.live_streams AS l SET open_until = clock.now + $3 FROM clock, free WHERE l.proc_id = free.id),
+			lives AS (
+				UPDATE ns.procs AS p SET expires_at = greatest(p.expires_at, clock.now + greatest(p.ttl, $3))
+				FROM clock, free WHERE p.id = free.id AND p.expires_at IS NOT NULL)
+			SELECT u.i - 1 FROM clock, unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (name, instance, i)
 				JOIN ns.procs AS p ON p.name = u.name JOIN ns.live_streams AS l ON l.proc_id = p.id AND l.instance = u.instance
-			WHERE p.expires_at IS NULL OR p.expires_at > clock.now
-			ORDER BY p.id FOR UPDATE OF p, l SKIP LOCKED),
-		leases AS (
-			UPDATE ns.live_streams AS l SET open_until = clock.now + $3 FROM clock, free WHERE l.proc_id = free.id),
-		lives AS (
-			UPDATE ns.procs AS p SET expires_at = greatest(p.expires_at, clock.now + greatest(p.ttl, $3))
-			FROM clock, free WHERE p.id = free.id AND p.expires_at IS NOT NULL)
-		SELECT u.i - 1 FROM clock, unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (name, instance, i)
-			JOIN ns.procs AS p ON p.name = u.name JOIN ns.live_streams AS l ON l.proc_id = p.id AND l.instance = u.instance
-		WHERE (p.expires_at IS NULL OR p.expires_at > clock.now) AND p.id NOT IN (SELECT id FROM free)`),
-		names, instances, int64(api.StreamLease))
-	if err != nil {
-		return nil, err
-	}
-	var i int
-	_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
-		held = append(held, streams[i])
-		return nil
+			WHERE (p.expires_at IS NULL OR p.expires_at > clock.now) AND p.id NOT IN (SELECT id FROM free)`),
+			names, instances, int64(api.StreamLease))
+		if err != nil {
+			return err
+		}
+		var i int
+		_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
+			held = append(held, streams[i])
+			return nil
+		})
+		return err
 	})
 	return held, err
 }

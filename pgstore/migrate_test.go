@@ -201,6 +201,8 @@ func TestSchemasThatAreRefused(t *testing.T) {
 	latest := queryOne[int](t, conn, "SELECT version FROM pipeproc_default.schema_migrations")
 
 	mustExec(t, conn, "UPDATE pipeproc_default.schema_migrations SET version = version + 1")
+	mustExec(t, conn, "UPDATE pipeproc_default.namespace SET oldest = $1", latest+1)
+	wantCode(t, s.Ready(t.Context()), api.CodeUnavailable)
 	wantRefused(t, pgstore.Config{URL: url, UnsafeDurability: true}, "newer program")
 	mustExec(t, conn, "UPDATE pipeproc_default.schema_migrations SET version = $1, dirty = true", latest)
 	wantRefused(t, pgstore.Config{URL: url, UnsafeDurability: true}, "halfway")

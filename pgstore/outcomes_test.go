@@ -217,12 +217,14 @@ func TestASideLaneReconnects(t *testing.T) {
 type load struct {
 	store  *pgstore.Store
 	topics int
+	pad    int // bytes that each body has besides
 
 	mu      sync.Mutex
 	acked   map[string]api.ID // by body
 	unknown map[string]bool
 	bad     []error
 	total   atomic.Int64
+	refused atomic.Int64 // all that were not done, or may not have been
 }
 
 func (l *load) run(ctx context.Context, workers int, stop <-chan struct{}) *sync.WaitGroup {
@@ -237,6 +239,9 @@ func (l *load) run(ctx context.Context, workers int, stop <-chan struct{}) *sync
 				default:
 				}
 				body := fmt.Sprintf("[%d,%d]", w, i)
+				if l.pad > 0 {
+					body = body[:len(body)-1] + "," + incompressible(l.pad) + "]"
+				}
 				c, err := l.store.Commit(ctx, logs(fmt.Sprint("t", rand.IntN(l.topics)), body), nil)
 				l.mu.Lock()
 				switch api.CodeOf(err) {
@@ -245,6 +250,9 @@ func (l *load) run(ctx context.Context, workers int, stop <-chan struct{}) *sync
 					l.total.Add(1)
 				case api.CodeUnavailable:
 					l.unknown[body] = true
+					l.refused.Add(1)
+				case api.CodeOverloaded: // not done
+					l.refused.Add(1)
 				default:
 					l.bad = append(l.bad, err)
 				}

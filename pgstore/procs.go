@@ -264,7 +264,7 @@ func (s *Store) DisableProc(ctx context.Context, name string) (api.Proc, error) 
 func (s *Store) ResumeProc(ctx context.Context, name string) (api.Proc, error) {
 	p, err := s.changeProc(ctx, name, func(now int64, p *procRow) error { return p.Resume(now) })
 	if err == nil && p.Kind == api.KindLive {
-		if _, err := s.pool.Exec(ctx, s.q("UPDATE ns.live_streams SET cancelled = false WHERE proc_id = $1 AND cancelled"), p.ID); err != nil {
+		if _, err := exec(ctx, s.pool, s.q("UPDATE ns.live_streams SET cancelled = false WHERE proc_id = $1 AND cancelled"), p.ID); err != nil {
 			return p, mapError(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -42,6 +43,9 @@ type proxy struct {
 	spared int
 	struck chan struct{}                 // closed when the fault has happened
 	refuse func(application string) bool // nil: nobody is refused
+	holds  []*held
+	pids   []int32       // of PostgreSQL's processes behind it
+	ended  chan struct{} // closed with the proxy
 }
 
 // newProxy answers a proxy to the database at url, and the URL that leads through it.
@@ -55,7 +59,7 @@ func newProxy(tb testing.TB, url string) (*proxy, string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &proxy{tb: tb, target: &config.Config, listener: l, conns: map[net.Conn]struct{}{}}
+	p := &proxy{tb: tb, target: &config.Config, listener: l, conns: map[net.Conn]struct{}{}, ended: make(chan struct{})}
 	p.done.Go(p.accept)
 	tb.Cleanup(p.close)
 	text := fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", l.Addr().(*net.TCPAddr).Port, config.User, config.Database)
@@ -70,6 +74,7 @@ func (p *proxy) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
+	close(p.ended)
 	p.cut()
 	p.done.Wait()
 }
@@ -110,6 +115,45 @@ func (p *proxy) take(faults ...commitFault) commitFault {
 		}
 	}
 	return noFault
+}
+
+// held is a statement that is kept from PostgreSQL for a while. What stands before it in its batch is carried out.
+type held struct {
+	fragment string
+	reached  chan struct{} // closed when it is there
+	goOn     chan struct{}
+	once     sync.Once
+}
+
+// hold keeps the next statement that contains fragment from PostgreSQL until release; ^ and $ stand for its two ends.
+func (p *proxy) hold(fragment string) *held {
+	h := &held{fragment: fragment, reached: make(chan struct{}), goOn: make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holds = append(p.holds, h)
+	return h
+}
+
+// backends are the processes of PostgreSQL that it has led to.
+func (p *proxy) backends() []int32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]int32{}, p.pids...)
+}
+
+func (h *held) release() { h.once.Do(func() { close(h.goOn) }) }
+
+// taken answers who holds a statement; nil: nobody.
+func (p *proxy) taken(text string) *held {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, h := range p.holds {
+		if strings.Contains("^"+text+"$", h.fragment) {
+			p.holds = append(p.holds[:i:i], p.holds[i+1:]...)
+			return h
+		}
+	}
+	return nil
 }
 
 // refuseThose closes new connections of applications that refuse chooses; nil: of none.
@@ -182,10 +226,14 @@ func (p *proxy) serve(client net.Conn) {
 	if _, err := server.Write(startup); err != nil {
 		return
 	}
-	l := &link{proxy: p, client: client, server: server, lane: strings.Contains(application, " lane "), statements: map[string]string{}}
+	l := &link{proxy: p, client: client, server: server, lane: strings.Contains(application, " lane "), statements: map[string]string{},
+		progress: make(chan struct{}, 1), gone: make(chan struct{})}
 	var both sync.WaitGroup
 	both.Go(func() { l.run(l.forward) })
-	both.Go(func() { l.run(l.backward) })
+	both.Go(func() {
+		defer close(l.gone)
+		l.run(l.backward)
+	})
 	both.Wait()
 }
 
@@ -195,6 +243,9 @@ type link struct {
 	client, server net.Conn
 	lane           bool
 	statements     map[string]string // prepared ones: name → text; of forward alone
+	due            atomic.Int64      // statements that PostgreSQL has not carried out
+	progress       chan struct{}     // it has sent something; capacity 1
+	gone           chan struct{}     // closed when it sends no more
 	// Of backward alone.
 	held    bool
 	ready   bool   // the connection is made
@@ -217,7 +268,8 @@ func (l *link) forward() error {
 	if err != nil {
 		return err
 	}
-	if l.lane && l.isCommit(m) {
+	text := l.carriedOut(m)
+	if l.lane && text == "COMMIT" {
 		switch l.proxy.take(commitLost, commitHeld) {
 		case commitLost:
 			return errCut
@@ -226,12 +278,42 @@ func (l *link) forward() error {
 			return err
 		}
 	}
+	if h := l.proxy.taken(text); text != "" && h != nil {
+		if err := l.keep(h); err != nil {
+			return err
+		}
+	}
+	if m[0] == 'E' {
+		l.due.Add(1)
+	}
 	_, err = l.server.Write(m)
 	return err
 }
 
-// isCommit tells whether a message has PostgreSQL run a COMMIT.
-func (l *link) isCommit(m []byte) bool {
+// keep keeps a statement until it is released. It is said to be there when all before it was carried out.
+func (l *link) keep(h *held) error {
+	if _, err := l.server.Write([]byte{'H', 0, 0, 0, 4}); err != nil { // PostgreSQL is to tell how far it is
+		return err
+	}
+	for l.due.Load() > 0 {
+		select {
+		case <-l.progress:
+		case <-l.proxy.ended:
+			return errCut
+		case <-l.gone:
+			return errCut
+		}
+	}
+	close(h.reached)
+	select {
+	case <-h.goOn:
+	case <-l.proxy.ended:
+	}
+	return nil
+}
+
+// carriedOut is the statement that a message has PostgreSQL carry out; "" for all others.
+func (l *link) carriedOut(m []byte) string {
 	body := m[5:]
 	switch m[0] {
 	case 'P':
@@ -241,9 +323,12 @@ func (l *link) isCommit(m []byte) bool {
 	case 'B':
 		_, rest, _ := bytes.Cut(body, []byte{0})
 		name, _, _ := bytes.Cut(rest, []byte{0})
-		return l.statements[string(name)] == "COMMIT"
+		return l.statements[string(name)]
+	case 'Q':
+		text, _, _ := bytes.Cut(body, []byte{0})
+		return string(text)
 	}
-	return false
+	return ""
 }
 
 // backward relays a message to the store.
@@ -251,6 +336,21 @@ func (l *link) backward() error {
 	m, err := readMessage(l.server, true)
 	if err != nil {
 		return err
+	}
+	switch m[0] {
+	case 'C', 'I': // a statement was carried out
+		l.due.Add(-1)
+	case 'E', 'Z': // or all of them were given up; and simple ones are not counted
+		l.due.Store(0)
+	}
+	select {
+	case l.progress <- struct{}{}:
+	default:
+	}
+	if m[0] == 'K' { // whom it talks to
+		l.proxy.mu.Lock()
+		l.proxy.pids = append(l.proxy.pids, int32(binary.BigEndian.Uint32(m[5:])))
+		l.proxy.mu.Unlock()
 	}
 	if l.lane && m[0] == 'C' && bytes.HasPrefix(m[5:], []byte("COMMIT\x00")) {
 		switch l.proxy.take(answerLost, answerHeld, answerLate, unresolvable) {

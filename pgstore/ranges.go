@@ -143,7 +143,7 @@ func (s *Store) Place(ctx context.Context, topic string, earliest bool, at api.B
 		if err != nil {
 			return err
 		}
-		place = api.Place{TopicID: id, Seq: t.Head}
+		place = api.Place{TopicID: s.tailID(id), Seq: t.Head}
 		switch {
 		case earliest:
 			place.Seq = t.First
@@ -168,6 +168,7 @@ func (s *Store) Heads(ctx context.Context, topics []string) (map[string]api.Topi
 	var name string
 	var h api.TopicHead
 	_, err = pgx.ForEachRow(rows, []any{&name, &h.ID, &h.First, &h.Head}, func() error {
+		h.ID = s.tailID(h.ID)
 		heads[name] = h
 		return nil
 	})
@@ -176,6 +177,10 @@ func (s *Store) Heads(ctx context.Context, topics []string) (map[string]api.Topi
 
 // ReadFrom implements api.Tailer.
 func (s *Store) ReadFrom(ctx context.Context, topicID, seq int64, limit, size int) (logs []api.Log, first int64, exists bool, err error) {
+	topicID, ok := s.ownTopic(topicID)
+	if !ok {
+		return nil, 0, false, nil
+	}
 	err = s.readTx(ctx, func(tx pgx.Tx) error {
 		var head int64
 		err := tx.QueryRow(ctx, s.q("SELECT first, head FROM ns.topics WHERE id = $1"), topicID).Scan(&first, &head)

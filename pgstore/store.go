@@ -7,10 +7,12 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -23,12 +25,17 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pipeproc/api"
+	"pipeproc/migrations"
 )
 
 // Config tells Open where the data are.
 type Config struct {
 	URL       string // of the database
 	Namespace string // its schema; default "default"
+
+	// DirectURL is of the same database, for connections that need a session of their own: where URL leads through a pooler
+	// that has none, as PgBouncer in transaction mode. Default: URL.
+	DirectURL string
 
 	// UnsafeDurability accepts a database that may lose commits when its machine fails.
 	UnsafeDurability bool
@@ -40,6 +47,9 @@ type Config struct {
 	PollInterval time.Duration
 	// Connections is the most that the pool for reads and rare writes opens. Default 16. Lanes and wake-ups have their own.
 	Connections int32
+
+	steps       fs.FS         // of the schema; nil: migrations.Files
+	migrateTime time.Duration // that a step may wait for its locks; 0: the default
 }
 
 // Store keeps one namespace. It is safe for concurrent use. Writes need Run to be running.
@@ -48,6 +58,7 @@ type Store struct {
 	schema string // quoted
 	// namespace names it among all there are, those of other databases included: a UUID's digits, kept with it
 	namespace string
+	restores  int64  // how often the namespace was restored
 	server    string // a UUID, new for each Store
 	log       *slog.Logger
 	pool      *pgxpool.Pool
@@ -75,8 +86,8 @@ var _ interface {
 } = (*Store)(nil)
 
 // Open connects to the database, brings the namespace's schema up to date, and answers a Store whose Run is to be
-// started. It fails when the database is older than PostgreSQL 14, not durable (unless Config.UnsafeDurability), or newer
-// than this program.
+// started. It fails when the database is older than PostgreSQL 14, not durable (unless Config.UnsafeDurability), reached
+// through a pooler without sessions, or too new for this program.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Namespace == "" {
 		cfg.Namespace = "default"
@@ -98,29 +109,32 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.hub = newHub(s)
 	s.lanes = newLanes(s)
 
-	conn, err := s.connect(ctx, nil)
+	if s.cfg.steps == nil {
+		s.cfg.steps = migrations.Files
+	}
+	s.cfg.migrateTime = cmp.Or(s.cfg.migrateTime, migrateTime)
+	conn, err := s.connect(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(ctx)
+	if err := s.checkSession(ctx, conn); err != nil {
+		return nil, err
+	}
 	if err := s.checkServer(ctx, conn); err != nil {
 		return nil, err
 	}
 	if err := s.migrate(ctx, conn); err != nil {
 		return nil, fmt.Errorf("migrate namespace %q: %w", cfg.Namespace, err)
 	}
-	if err := conn.QueryRow(ctx, s.q("SELECT encode(uuid_send(id), 'hex') FROM ns.namespace")).Scan(&s.namespace); err != nil {
+	if err := s.readNamespace(ctx, conn); err != nil {
 		return nil, err
 	}
-
-	pool, err := pgxpool.ParseConfig(cfg.URL)
-	if err != nil {
+	if s.pool, err = s.openPool(ctx); err != nil {
 		return nil, err
 	}
-	pool.MaxConns = cfg.Connections
-	pool.MaxConnIdleTime = 5 * time.Minute
-	pool.ConnConfig.RuntimeParams["application_name"] = "pipeproc " + cfg.Namespace
-	if s.pool, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
+	if err := s.checkSameDatabase(ctx, conn); err != nil {
+		s.pool.Close()
 		return nil, err
 	}
 	if err := s.loadJobTopics(ctx); err != nil {
@@ -147,16 +161,13 @@ func (s *Store) Run(ctx context.Context) error {
 // Close closes the connections. Call it after Run has returned.
 func (s *Store) Close() { s.pool.Close() }
 
-// connect opens a connection outside the pool. params are settings of its session.
-func (s *Store) connect(ctx context.Context, params map[string]string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(s.cfg.URL)
+// connect opens a connection outside the pool, whose session is its own, and which PostgreSQL shows with its purpose.
+func (s *Store) connect(ctx context.Context, purpose string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(s.cfg.direct())
 	if err != nil {
 		return nil, err
 	}
-	config.RuntimeParams["application_name"] = "pipeproc " + s.cfg.Namespace
-	for name, value := range params {
-		config.RuntimeParams[name] = value
-	}
+	config.RuntimeParams["application_name"] = applicationName(s.cfg.Namespace, purpose)
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
@@ -184,9 +195,24 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// execer is what writes outside a transaction need: the pool or a lane's connection.
-type execer interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+// beginner is what begins transactions: the pool or a lane's connection.
+type beginner interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
+// readCommitted runs f in a transaction of the isolation that all writes are made for. A role or a database may have a
+// stricter one as its default, with which PostgreSQL refuses statements that meet those of others.
+func readCommitted(ctx context.Context, db beginner, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, f)
+}
+
+// exec runs a statement in a transaction of its own.
+func exec(ctx context.Context, db beginner, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = readCommitted(ctx, db, func(tx pgx.Tx) error {
+		tag, err = tx.Exec(ctx, sql, args...)
+		return err
+	})
+	return tag, err
 }
 
 // readTx runs f in a transaction that sees the database as of one instant; once more where its connection was cut, since
@@ -207,11 +233,14 @@ func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
-		err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		done := false // but for its COMMIT
+		err := readCommitted(ctx, s.pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '5s'"); err != nil {
 				return err
 			}
-			return f(ctx, tx)
+			err := f(ctx, tx)
+			done = err == nil
+			return err
 		})
 		var missing missingTopicsError
 		switch {
@@ -221,6 +250,8 @@ func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.
 			if err := s.reserveTopics(ctx, s.pool, missing); err != nil {
 				return mapError(err)
 			}
+		case !done && errors.Is(err, context.DeadlineExceeded): // several locks, each waited for
+			return overloaded("the database did not come to it in time")
 		case !errors.Is(err, errAgain) && !retryable(err):
 			return mapError(err)
 		}

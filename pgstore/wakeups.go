@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 // changes are what a transaction has changed, as far as somebody may wait for it.
@@ -58,6 +60,17 @@ type hub struct {
 	kept      int                      // bytes of claimed
 	outbox    outbox
 	ready     chan struct{} // the outbox has something; capacity 1
+
+	// What notify and listen stand on.
+	connect func(ctx context.Context, purpose string) (session, error)
+	look    func(ctx context.Context) error
+}
+
+// session is a connection of its own.
+type session interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	WaitForNotification(ctx context.Context) (*pgconn.Notification, error)
+	Close(ctx context.Context) error
 }
 
 // claimedLogs are the logs that a claim hands out.
@@ -93,9 +106,12 @@ func (w *watcher) wake() {
 }
 
 func newHub(s *Store) *hub {
-	return &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
+	h := &hub{store: s, topics: map[string]map[*watcher]struct{}{}, procs: map[string]map[*watcher]struct{}{},
 		jobs: map[*watcher]struct{}{}, jobTopics: map[string]struct{}{}, heads: map[string]api.TopicHead{}, states: map[string]int64{},
 		streams: map[string]string{}, claimed: map[string]claimedLogs{}, outbox: newOutbox(), ready: make(chan struct{}, 1)}
+	h.connect = func(ctx context.Context, purpose string) (session, error) { return s.connect(ctx, purpose) }
+	h.look = h.lookAgain
+	return h
 }
 
 func newOutbox() outbox {
@@ -279,10 +295,13 @@ func (h *hub) setJobTopics(names []string) {
 
 const lookTimeout = 10 * time.Second
 
-// look re-reads the heads of the watched topics and the states of the watched procs, and wakes whoever waits for one that
+// lookAgain re-reads the heads of the watched topics and the states of the watched procs, and wakes whoever waits for one that
 // has changed; those who wait for jobs in any case. Nobody is woken by the clock: whoever waits for a claim's time-out
 // times it, and the sweep, which applies it, is a change.
-func (h *hub) look(ctx context.Context) error {
+func (h *hub) lookAgain(ctx context.Context) error {
+	if fault.Planted(fault.NoLook) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout) // a connection that has fallen silent must not end the polling
 	defer cancel()
 	h.mu.Lock()
@@ -385,10 +404,10 @@ const notifyGap = 5 * time.Millisecond
 // of the cluster which notify share, and must not hold up a commit. Nothing is lost when a server dies that a poll
 // would not find, so it need not be durable.
 func (h *hub) notify(ctx context.Context) error {
-	var conn *pgx.Conn
+	var conn session
 	defer func() {
 		if conn != nil {
-			conn.Close(context.WithoutCancel(ctx))
+			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
 	for {
@@ -423,17 +442,23 @@ func (h *hub) notify(ctx context.Context) error {
 }
 
 // tell sends one message on *conn, which it opens where there is none, and drops after an error.
-func (h *hub) tell(ctx context.Context, conn **pgx.Conn, payload string) (err error) {
+func (h *hub) tell(ctx context.Context, conn *session, payload string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if *conn == nil {
-		if *conn, err = h.store.connect(ctx, map[string]string{"synchronous_commit": "off"}); err != nil {
+		c, err := h.connect(ctx, "notifier")
+		if err != nil {
+			return err
+		}
+		*conn = c
+		if _, err := c.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+			_ = c.Close(context.WithoutCancel(ctx))
 			*conn = nil
 			return err
 		}
 	}
 	if _, err = (*conn).Exec(ctx, "SELECT pg_notify($1, $2)", h.channel(), payload); err != nil {
-		(*conn).Close(context.WithoutCancel(ctx))
+		_ = (*conn).Close(context.WithoutCancel(ctx))
 		*conn = nil
 	}
 	return err
@@ -487,11 +512,11 @@ func (h *hub) listen(ctx context.Context) error {
 }
 
 func (h *hub) listenOnce(ctx context.Context) error {
-	conn, err := h.store.connect(ctx, nil)
+	conn, err := h.connect(ctx, listener)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{h.channel()}.Sanitize()); err != nil {
 		return err
 	}

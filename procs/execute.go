@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pipeproc/api"
+	"pipeproc/api/fault"
 )
 
 const (
@@ -46,6 +47,9 @@ func (r *run) claim(proc string) *api.Execution {
 		})
 		switch api.CodeOf(err) {
 		case "":
+			if e != nil {
+				fault.Point(fault.JobClaimed)
+			}
 			return e
 		case api.CodeInvalidProc, api.CodeInvalidTopic: // gone meanwhile
 			return nil
@@ -108,6 +112,7 @@ func (r *run) process(e *api.Execution, s *seat) (answer, error) {
 func (r *run) ack(e *api.Execution, expiry time.Time, a answer) (next *api.Execution, again bool) {
 	others := r.turns.contended()
 	goOn := !others && r.taking.Err() == nil
+	fault.Point(fault.JobAnswered)
 	err := r.settle(expiry, func() (err error) {
 		next, err = r.Jobs.AckJob(r.store, e.Proc, e.Claim.Token, a.logs, goOn)
 		return err

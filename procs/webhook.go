@@ -21,6 +21,7 @@ const (
 	maxAnswer        = 1 << 20 // bytes of the body
 	maxAnswerHeaders = 64 << 10
 	maxDiscarded     = 64 << 10 // bytes read of a body that nobody wants, to keep its connection
+	discardTime      = time.Second
 	dialTimeout      = 10 * time.Second
 	idleTimeout      = 90 * time.Second
 	maxIdle          = 1024 // connections kept by a worker, for all hosts
@@ -71,15 +72,15 @@ func (h *webhook) process(ctx context.Context, e *api.Execution) (a answer, err 
 	defer resp.Body.Close()
 
 	if f := refusal(resp, time.Now()); f != nil {
-		discard(resp)
+		discard(resp, cancel)
 		return answer{}, f
 	}
 	if resp.StatusCode == http.StatusAccepted {
-		discard(resp)
+		discard(resp, cancel)
 		return answer{later: true}, nil
 	}
 	if len(e.To) == 0 {
-		discard(resp)
+		discard(resp, cancel)
 		return answer{}, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -179,10 +180,12 @@ func isLookup(err error) bool {
 	return ok
 }
 
-// discard reads what is left of a short body, so that the connection can be used again.
-func discard(resp *http.Response) {
+// discard reads what is left of a short body, so that the connection can be used again. hangUp ends that when it takes its
+// time: what the answer says is known.
+func discard(resp *http.Response, hangUp func()) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // what follows has no end, and no time-out
 	}
+	defer time.AfterFunc(discardTime, hangUp).Stop()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxDiscarded))
 }

@@ -33,6 +33,10 @@ func run(args []string) int {
 	switch command {
 	case "healthcheck":
 		return healthcheck(args[1:])
+	case "backup":
+		return backup(args[1:], false)
+	case "restore":
+		return backup(args[1:], true)
 	case "postgres-check":
 		return postgresCheck(args[1:])
 	case "version":

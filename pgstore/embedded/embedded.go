@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -128,19 +127,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 }
 
 // URL returns the connection URL of the database. It stays the same across restarts of PostgreSQL.
-func (c *Cluster) URL() string {
-	u := url.URL{
-		Scheme: "postgres",
-		User:   url.User(role),
-		Path:   "/" + database,
-		RawQuery: url.Values{
-			"host":    {c.socket},
-			"port":    {port},
-			"sslmode": {"disable"},
-		}.Encode(),
-	}
-	return u.String()
-}
+func (c *Cluster) URL() string { return socketURL(c.socket) }
 
 // Ready reports whether PostgreSQL is up. It is false while it is being restarted, and after Stop.
 func (c *Cluster) Ready() bool { return c.ready.Load() }

@@ -141,7 +141,8 @@ func startServer() error {
 		return err
 	}
 	store.Close()
-	return nil
+	// The copies are not to be taken for restored backups.
+	return exec(withDatabase(server.url, server.template), "UPDATE pipeproc_default.namespace SET home = ''")
 }
 
 func startLocal(ctx context.Context) error {

@@ -43,6 +43,10 @@ type Config struct {
 	DataDir     string
 	Memory      bool
 
+	// DatabaseDirectURL names the same PostgreSQL without a pooler between, where DatabaseURL leads through one that gives
+	// each transaction another session. Empty: DatabaseURL leads to PostgreSQL itself, or through a pooler of sessions.
+	DatabaseDirectURL string
+
 	// PostgresBin is the folder of the private PostgreSQL's binaries; empty: they are searched for.
 	PostgresBin string
 
@@ -123,6 +127,8 @@ func (c *Config) validate() error {
 		return errors.New("--max-streams-per-address is 0 (no limit) or a number of streams")
 	case c.Memory && c.DatabaseURL != "":
 		return errors.New("--memory is a private throw-away PostgreSQL: it cannot be had with a database URL")
+	case c.DatabaseDirectURL != "" && c.DatabaseURL == "":
+		return errors.New("--database-direct-url goes beside --database-url")
 	case c.DatabaseURL == "" && !c.Memory && c.DataDir == "":
 		return errors.New("--data-dir: no folder given")
 	case c.GCMinPruneTime < 0 || c.GCMinPruneTime > maxMillis:

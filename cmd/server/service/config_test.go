@@ -38,13 +38,13 @@ func TestParseConfig(t *testing.T) {
 		"every flag": {
 			args: []string{"--listen", "127.0.0.1:1", "--listen=unix:/s", "--tls-cert=c", "--tls-key=k", "--tls-client-ca=a",
 				"--insecure", "--allow-shutdown", "--stream-max-age=1m", "--max-streams=7",
-				"--max-streams-per-address=8", "--namespace=n", "--database-url=postgres:///x",
+				"--max-streams-per-address=8", "--namespace=n", "--database-url=postgres:///x", "--database-direct-url=postgres:///y",
 				"--data-dir=d", "--postgres-bin=b", "--unsafe-durability", "--workers=2", "--worker-concurrency=3",
 				"--worker-restart-after=4", "--inline-processors", "--webhook-allow=10.0.0.0/8", "--webhook-allow", "::1", "--gc",
 				"--gc-min-prune-time=5", "--gc-interval=6", "--log-level=debug", "--log-format=json", "--pprof-listen=[::1]:1"},
 			want: Config{Listen: []string{"127.0.0.1:1", "unix:/s"}, TLSCert: "c", TLSKey: "k", TLSClientCA: "a", Insecure: true,
 				AllowShutdown: true, StreamMaxAge: time.Minute, MaxStreams: 7, MaxStreamsPerAddress: 8, Namespace: "n",
-				DatabaseURL: "postgres:///x", DataDir: "d",
+				DatabaseURL: "postgres:///x", DatabaseDirectURL: "postgres:///y", DataDir: "d",
 				PostgresBin: "b", UnsafeDurability: true, Workers: 2, WorkerConcurrency: 3, WorkerRestartAfter: 4,
 				InlineProcessors: true, WebhookAllow: []string{"10.0.0.0/8", "::1"}, GC: true, GCMinPruneTime: 5, GCInterval: 6, LogLevel: slog.LevelDebug, LogFormat: "json",
 				PprofListen: "[::1]:1"},
@@ -87,6 +87,13 @@ func TestParseConfig(t *testing.T) {
 		"a secret in a file": {
 			env:  map[string]string{"DATABASE_URL": "postgres:///common", "PIPEPROC_DATABASE_URL_FILE": file},
 			want: with(func(c *Config) { c.DatabaseURL = "postgres://from-file/db" }),
+		},
+		"another secret in a file": {
+			args: []string{"--database-url=postgres:///x"},
+			env:  map[string]string{"DATABASE_URL": "postgres:///common", "PIPEPROC_DATABASE_DIRECT_URL_FILE": file},
+			want: with(func(c *Config) {
+				c.DatabaseURL, c.DatabaseDirectURL = "postgres:///x", "postgres://from-file/db"
+			}),
 		},
 		"a flag before the file": {
 			args: []string{"--database-url="},
@@ -137,6 +144,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"empty listen":         {args: []string{"--listen="}, want: "listen"},
 		"memory and url":       {args: []string{"--memory", "--database-url=postgres:///x"}, want: "--memory"},
 		"memory and variable":  {args: []string{"--memory"}, env: map[string]string{"DATABASE_URL": "x"}, want: "--memory"},
+		"direct url alone":     {args: []string{"--database-direct-url=postgres:///x"}, want: "--database-direct-url"},
 		"no data":              {args: []string{"--data-dir="}, want: "--data-dir"},
 		"cert without key":     {args: []string{"--tls-cert=c"}, want: "--tls-key"},
 		"ca without cert":      {args: []string{"--tls-client-ca=c"}, want: "--tls-client-ca"},

@@ -26,16 +26,22 @@ const stopTime = 20 * time.Second
 // database is the PostgreSQL that the store uses: one of the operator's, or a private one.
 type database struct {
 	url     string
+	direct  string            // "": as url
 	private *embedded.Cluster // nil: not ours to start and stop
 }
 
 // openDatabase starts the private PostgreSQL, or waits for the operator's one to answer.
 func openDatabase(ctx context.Context, c *Config, log *slog.Logger) (*database, error) {
 	if c.DatabaseURL != "" {
-		if err := reach(ctx, c.DatabaseURL, log); err != nil {
-			return nil, err
+		if c.DatabaseDirectURL != "" {
+			if err := reach(ctx, c.DatabaseDirectURL, log); err != nil {
+				return nil, fmt.Errorf("--database-direct-url: %w", err)
+			}
 		}
-		return &database{url: c.DatabaseURL}, nil
+		if err := reach(ctx, c.DatabaseURL, log); err != nil {
+			return nil, fmt.Errorf("--database-url: %w", err)
+		}
+		return &database{url: c.DatabaseURL, direct: c.DatabaseDirectURL}, nil
 	}
 	cluster, err := embedded.Start(ctx, embedded.Config{Dir: c.DataDir, Memory: c.Memory, BinDir: c.PostgresBin, Logger: log})
 	if err != nil {
@@ -67,7 +73,7 @@ func (d *database) stop() error {
 func reach(ctx context.Context, url string, log *slog.Logger) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
-		return fmt.Errorf("--database-url: %w", err) // pgx blanks the password out
+		return err // pgx blanks the password out
 	}
 	config.ConnectTimeout = reachAttempt
 	for end := time.Now().Add(reachTime); ; {
@@ -92,14 +98,14 @@ func reach(ctx context.Context, url string, log *slog.Logger) error {
 }
 
 // starting reports whether a later attempt to connect may succeed: nothing answered, or a PostgreSQL that starts, stops
-// or is full.
+// or is full. PgBouncer says "protocol violation" of all that it has to tell, that PostgreSQL does not answer it included.
 func starting(err error) bool {
 	var refusal *pgconn.PgError
 	if !errors.As(err, &refusal) {
 		return true
 	}
 	switch refusal.Code {
-	case "57P01", "57P03", "53300":
+	case "57P01", "57P03", "53300", "08P01":
 		return true
 	}
 	return false

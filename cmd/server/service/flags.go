@@ -49,6 +49,8 @@ func Help() string {
 Usage:
   server [flags]                   run the server
   server healthcheck [--url URL]   exit 0 when a running server is ready
+  server backup FILE [flags]       save the namespace to FILE, also while servers run
+  server restore FILE [flags]      put a backup in the namespace's place; --replace: also where that holds data
   server postgres-check [flags]    exit 0 when there is a PostgreSQL to run on, and tell which
   server version                   tell the version
 
@@ -97,6 +99,8 @@ func options(c *Config) *optionSet {
 	o.group("Database")
 	o.string(&c.DatabaseURL, "database-url", "URL", "a PostgreSQL (14 or newer) of yours; it wins over --data-dir. Also as\n"+
 		"DATABASE_URL, or in the file that PIPEPROC_DATABASE_URL_FILE names")
+	o.string(&c.DatabaseDirectURL, "database-direct-url", "URL", "the same PostgreSQL itself, where --database-url leads through\n"+
+		"PgBouncer in transaction mode. Also in PIPEPROC_DATABASE_DIRECT_URL_FILE")
 	o.string(&c.DataDir, "data-dir", "FOLDER", "data of a private PostgreSQL (default ./pipeproc_data)")
 	o.bool(&c.Memory, "memory", "a private throw-away PostgreSQL, gone at exit")
 	o.string(&c.PostgresBin, "postgres-bin", "FOLDER", "binaries for a private PostgreSQL (default: searched for)")
@@ -198,14 +202,17 @@ func (o *optionSet) environment(env func(string) (string, bool)) error {
 	return failed
 }
 
-// secret is the one flag whose value may also stand in a file, and in a variable that other programs share.
-const secret = "database-url"
+// secrets are the flags whose values may also stand in a file; shared is the variable that other programs have as well.
+var secrets = map[string]struct{ shared string }{
+	"database-url":        {"DATABASE_URL"},
+	"database-direct-url": {},
+}
 
 // variable looks a flag's value up and tells where it was found; source is "" when it is nowhere.
 func variable(name string, env func(string) (string, bool)) (value, source string, err error) {
 	source = "PIPEPROC_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 	value, _ = env(source)
-	if name == secret {
+	if secret, ok := secrets[name]; ok {
 		file, _ := env(source + "_FILE")
 		switch {
 		case file != "" && value != "":
@@ -219,8 +226,8 @@ func variable(name string, env func(string) (string, bool)) (value, source strin
 			if value = strings.TrimSpace(string(text)); value == "" {
 				return "", "", fmt.Errorf("%s: %s is empty", source, file)
 			}
-		case value == "":
-			source = "DATABASE_URL"
+		case value == "" && secret.shared != "":
+			source = secret.shared
 			value, _ = env(source)
 		}
 	}

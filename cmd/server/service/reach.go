@@ -65,17 +65,26 @@ type databaseHost struct {
 	port uint16
 }
 
-// databaseHosts are the hosts that pgx would connect to. A Unix socket counts as localhost: a PostgreSQL that has one
+// databaseHosts are the hosts that pgx would connect to, by URLs that are not empty. A Unix socket counts as localhost: a PostgreSQL that has one
 // listens on the TCP port of the same number as well, as a rule.
-func databaseHosts(url string) ([]databaseHost, error) {
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		return nil, fmt.Errorf("--database-url: %w", err)
-	}
-	all := []databaseHost{{config.Host, config.Port}}
-	for _, f := range config.Fallbacks { // further hosts, and the same with and without TLS
-		if h := (databaseHost{f.Host, f.Port}); !slices.Contains(all, h) {
+func databaseHosts(urls ...string) ([]databaseHost, error) {
+	var all []databaseHost
+	add := func(host string, port uint16) {
+		if h := (databaseHost{host, port}); !slices.Contains(all, h) {
 			all = append(all, h)
+		}
+	}
+	for _, url := range urls {
+		if url == "" {
+			continue
+		}
+		config, err := pgx.ParseConfig(url)
+		if err != nil {
+			return nil, fmt.Errorf("a database URL: %w", err)
+		}
+		add(config.Host, config.Port)
+		for _, f := range config.Fallbacks { // further hosts, and the same with and without TLS
+			add(f.Host, f.Port)
 		}
 	}
 	for i, h := range all {

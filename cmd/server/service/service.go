@@ -87,7 +87,7 @@ func (s *Service) Run(asked context.Context) (err error) {
 	defer also(&err, db.stop)
 
 	metrics := newMetrics()
-	store, err := pgstore.Open(ctx, pgstore.Config{URL: db.url, Namespace: s.cfg.Namespace,
+	store, err := pgstore.Open(ctx, pgstore.Config{URL: db.url, DirectURL: db.direct, Namespace: s.cfg.Namespace,
 		UnsafeDurability: s.cfg.UnsafeDurability || s.cfg.Memory, Logger: s.log, Metrics: metrics})
 	if err != nil {
 		return unlessStopped(ctx, err)
@@ -95,7 +95,7 @@ func (s *Service) Run(asked context.Context) (err error) {
 	defer store.Close()
 	defer also(&err, start(stop, store.Run))
 
-	hosts, err := databaseHosts(db.url)
+	hosts, err := databaseHosts(db.url, db.direct)
 	if err != nil {
 		return err
 	}

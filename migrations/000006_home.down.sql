@@ -1,0 +1,1 @@
+ALTER TABLE namespace DROP COLUMN oldest, DROP COLUMN home, DROP COLUMN restores;
