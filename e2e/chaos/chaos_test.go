@@ -1,0 +1,211 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pipeproc/e2e/check"
+)
+
+var (
+	seedFlag = flag.Uint64("seed", seedOf(os.Getenv("CHAOS_SEED")), "the seed of the schedule of faults; 0 takes another one each time")
+	duration = flag.Duration("duration", 0, "how long the faults of TestChaos go on; 0 leaves it out")
+	soakFile = flag.String("soak", "", "the CSV file that TestChaos records the servers' and PostgreSQL's figures in, which must stay flat")
+	keepLogs = flag.Bool("keep", false, "keep the servers' logs also when all is well")
+)
+
+func seedOf(text string) uint64 {
+	seed, _ := strconv.ParseUint(text, 10, 64)
+	return seed
+}
+
+// demand is what a run of length base has to reach.
+var demand = map[string]int64{
+	commits: 300_000, claims: 100_000, events: 200_000, kills: 100, crashes: 20,
+}
+
+const kills = "SIGKILLs"
+
+// roundTime is the most that the faults of one round take. What a longer run has committed is checked, and removed, round by
+// round.
+const roundTime = base
+
+// TestChaos breaks everything there is to break, for -duration.
+func TestChaos(t *testing.T) {
+	if *duration == 0 {
+		t.Skip("-duration is not given")
+	}
+	attempt(t, trial{duration: *duration, kinds: counts, armed: true, timed: true, demand: demand, soak: *soakFile,
+		rates: rates{singles: 850, batches: 50, multis: 100, once: 100, fresh: 1, rude: 4, reads: 20, writers: 40, procs: 12, tails: 2, lives: 4}})
+}
+
+// TestSmoke is a little of everything.
+func TestSmoke(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a few seconds")
+	}
+	if *duration > 0 {
+		t.Skip("TestChaos does more")
+	}
+	attempt(t, trial{duration: 3 * time.Second, kinds: map[kind]int{serverKilled: 1, crashKilled: 1, terminateAll: 1, netReset: 1, clientsCut: 1},
+		rates: rates{singles: 100, batches: 10, multis: 20, once: 20, fresh: 2, rude: 2, reads: 5, writers: 2, procs: 4, tails: 2, lives: 2}})
+}
+
+// trial is what is attempted.
+type trial struct {
+	duration time.Duration
+	kinds    map[kind]int // of faults, how often in a run of length base
+	armed    bool         // servers die at failpoints
+	timed    bool         // what takes too long is an error; not beside other tests
+	rates    rates
+	demand   map[string]int64 // of a run of length base
+	soak     string           // the CSV file of the figures that are to stay flat
+}
+
+func attempt(t *testing.T, trial trial) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d; again by: CHAOS_SEED=%[1]d go test ./e2e/chaos -run %s -duration %v", seed, t.Name(), *duration)
+	dir, err := os.MkdirTemp("", "pipeproc-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's account is another one
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() || *keepLogs {
+			t.Logf("seed %d: the logs are in %s", seed, dir)
+			return
+		}
+		_ = os.RemoveAll(dir)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), trial.duration*5/4+3*time.Minute)
+	defer cancel()
+	c, err := newCluster(ctx, dir, trial.soak != "", trial.timed)
+	if err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan error, 1)
+	var samples [][]float64
+	go func() {
+		var err error
+		if trial.soak != "" {
+			samples, err = c.soak(sampling, trial.soak, max(time.Second, trial.duration/360))
+		}
+		sampled <- err
+	}()
+	rounds := max(1, int(trial.duration.Round(roundTime)/roundTime))
+	for n := range rounds {
+		if err := c.attempt(ctx, t, trial, seed+uint64(n), n, rounds); err != nil {
+			t.Errorf("seed %d, round %d: %v", seed, n, err)
+			break
+		}
+	}
+	stop()
+	if err := errors.Join(<-sampled, c.close()); err != nil {
+		t.Errorf("seed %d: %v", seed, err)
+	}
+	c.tally.add(kills, c.tally.count(killedAtPoints)+c.tally.count(killedAtRandom))
+	var table strings.Builder
+	c.tally.write(&table)
+	writeFigures(&table, samples)
+	t.Logf("seed %d, %v of faults:\n%s", seed, trial.duration, table.String())
+	for name := range trial.demand {
+		if least := trial.demand[name] * int64(trial.duration) / int64(base); c.tally.count(name) < least {
+			t.Errorf("seed %d: %d %s, want %d at least", seed, c.tally.count(name), name, least)
+		}
+	}
+	if trial.armed && c.tally.count(killedAtPoints) < c.tally.count(killedAtRandom) {
+		t.Errorf("seed %d: most SIGKILLs are to hit a failpoint", seed)
+	}
+	if trial.soak != "" {
+		if err := grown(samples); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+// attempt is one round: load and faults, the end of both, and what the checker says.
+func (c *cluster) attempt(ctx context.Context, t *testing.T, trial trial, seed uint64, round, rounds int) error {
+	plan := newSchedule(seed, trial.duration/time.Duration(rounds), trial.kinds, c.steady)
+	if err := os.WriteFile(filepath.Join(c.dir, fmt.Sprint("schedule-", round)), []byte(plan.String()), 0o600); err != nil {
+		return err
+	}
+	if trial.armed {
+		if err := c.arm(ctx, plan.arms); err != nil {
+			return fmt.Errorf("arm: %w", err)
+		}
+	}
+	c.load = newLoad(c.front.url(), seed, round, c.tally)
+	r := &run{cluster: c, rates: trial.rates}
+	err := r.all(ctx, seed, plan)
+	for _, text := range c.load.strange {
+		t.Logf("round %d, strange: %s", round, text)
+	}
+	begun := time.Now()
+	violations := check.Verify(c.load.recorder.History())
+	t.Logf("round %d verified in %v: %d violations", round, time.Since(begun).Round(time.Millisecond), len(violations))
+	for i, v := range violations {
+		if i == 20 {
+			t.Errorf("and %d more", len(violations)-i)
+			break
+		}
+		t.Errorf("seed %d: %v", seed, v)
+	}
+	if err == nil && round+1 < rounds {
+		err = r.clear(ctx)
+	}
+	return err
+}
+
+// endTime is the most that the end of a round may take: that of its load, and reading what it left.
+const endTime = 3 * time.Minute
+
+// all is a round from its begin to what is left in the end. What is left is read also where something went wrong before: it
+// is the evidence.
+func (r *run) all(ctx context.Context, seed uint64, plan schedule) error {
+	phase := func(name string, do func(context.Context) error) error {
+		r.notef("--- %s", name)
+		if err := do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}
+	if err := phase("start", func(ctx context.Context) error { return r.start(ctx, seed) }); err != nil {
+		return err
+	}
+	defer r.hook.close()
+	defer r.stop.works()
+	err := phase("faults", func(ctx context.Context) error {
+		r.busy.Store(true)
+		defer r.busy.Store(false)
+		return r.play(ctx, plan)
+	})
+	if err == nil {
+		err = phase("disarm", func(ctx context.Context) error { return r.arm(ctx, nil) })
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	err = errors.Join(err, phase("rest", r.rest))
+	if err == nil && r.timed {
+		err = phase("hand over", r.handOver)
+	}
+	err = errors.Join(err, phase("quiesce", r.quiesce))
+	whole := err == nil
+	return errors.Join(err, phase("final", func(ctx context.Context) error { return r.final(ctx, whole) }), r.broken())
+}
