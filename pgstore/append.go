@@ -100,13 +100,13 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 }
 
 // queueAppend adds the logs to one topic, and sets places, as they are kept with the batch. Where it is missing nothing is
-// added. The clock is read for each version of the row, and so for the one that is there once the row is locked: what stands
-// in FROM would be read once, before the wait for it.
+// added. The row is locked first: an UPDATE that waits for its row has read the clock before.
 func (b *batch) queueAppend(q *pgx.Batch, t *topicRow, places *[]int64) {
+	q.Queue(b.store.q("SELECT FROM ns.topics WHERE name = $1 FOR UPDATE"), t.name)
 	q.Queue(b.store.q(`WITH t AS (
-			UPDATE ns.topics AS t SET (head, last_ts, created_at) = (
-				SELECT t.head + cardinality($2::bytea[]), ts, CASE WHEN t.head = 0 THEN ts ELSE t.created_at END
-				FROM (SELECT greatest(t.last_ts, ns.now_ms()) AS ts OFFSET 0) AS clock)
+			UPDATE ns.topics SET head = head + cardinality($2::bytea[]), last_ts = greatest(last_ts, now),
+				created_at = CASE WHEN head = 0 THEN greatest(last_ts, now) ELSE created_at END
+			FROM (SELECT ns.now_ms() AS now OFFSET 0) AS clock
 			WHERE name = $1 RETURNING id, head - cardinality($2::bytea[]) AS first, last_ts AS ts
 		), l AS (
 			INSERT INTO ns.logs (topic_id, seq, ts, body)

@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,6 @@ import (
 //   - Claims end, uncounted; their logs are handed out again under new tokens.
 //   - LiveProcs get their full time to live for their clients to come back, whose connection numbers may be greater than
 //     the last one known.
-//   - No COMMIT of the time before is asked for any more.
 func (s *Store) settle(ctx context.Context, conn *pgx.Conn) error {
 	home, err := s.place(ctx, conn)
 	if err != nil {
@@ -32,7 +32,18 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn) error {
 		if err := tx.QueryRow(ctx, s.q("SELECT home FROM ns.namespace")).Scan(&known); err != nil || known == home {
 			return err
 		}
-		if _, err := tx.Exec(ctx, s.q("UPDATE ns.namespace SET home = $1"), home); err != nil || known == "" {
+		same := known == "" || samePlace(known, home)
+		if same && strings.HasPrefix(home, "/") { // which tells less than what is known
+			return nil
+		}
+		if !same {
+			if served, err := servedBy(ctx, tx, s.cfg.Namespace); err != nil {
+				return err
+			} else if served {
+				return fmt.Errorf("the namespace was restored or copied (from %s to %s) while servers run on it: stop them first", known, home)
+			}
+		}
+		if _, err := tx.Exec(ctx, s.q("UPDATE ns.namespace SET home = $1"), home); err != nil || same {
 			return err
 		}
 		s.log.Warn("the namespace was restored or copied: its claims are ended", "namespace", s.cfg.Namespace)
@@ -40,13 +51,14 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-// place names where the schema lives, among all copies of it.
+// place names where the schema lives, among all copies of it: "cluster/database/schema". A role that may not ask for the
+// cluster's name leaves that empty.
 func (s *Store) place(ctx context.Context, conn *pgx.Conn) (string, error) {
 	var allowed bool
 	if err := conn.QueryRow(ctx, "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')").Scan(&allowed); err != nil {
 		return "", err
 	}
-	cluster := "''" // a restored schema has another oid than before, most likely
+	cluster := "''"
 	if allowed {
 		cluster = "(SELECT system_identifier FROM pg_control_system())"
 	}
@@ -56,11 +68,32 @@ func (s *Store) place(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return home, err
 }
 
+// samePlace reports whether two names may be of one place: servers whose roles may ask for different things are not to take
+// each other's for a restore.
+func samePlace(a, b string) bool {
+	clusterA, restA, _ := strings.Cut(a, "/")
+	clusterB, restB, _ := strings.Cut(b, "/")
+	return restA == restB && (clusterA == clusterB || clusterA == "" || clusterB == "")
+}
+
+// servedBy reports whether servers run on the namespace. Each listens for wake-ups, by a connection that no pooler keeps
+// when the server ends.
+func servedBy(ctx context.Context, q querier, namespace string) (served bool, err error) {
+	err = q.QueryRow(ctx, "SELECT "+isServed(namespace)).Scan(&served)
+	return served, err
+}
+
+func isServed(namespace string) string {
+	return "EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = '" +
+		applicationName(namespace, listener) + "')" // a namespace needs no quoting
+}
+
 // lostConnections is more than the connection numbers that a liveProc gave out between a backup and its end.
 const lostConnections = 1 << 32
 
+// Servers for version 5 do not know of restores, and so have to go.
 func (s *Store) adapt(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, s.q("UPDATE ns.namespace SET id = gen_random_uuid(), restores = restores + 1")); err != nil {
+	if _, err := tx.Exec(ctx, s.q("UPDATE ns.namespace SET id = gen_random_uuid(), restores = restores + 1, oldest = greatest(oldest, 6)")); err != nil {
 		return err
 	}
 	rows, err := tx.Query(ctx, s.q("SELECT "+procColumns+" FROM ns.procs WHERE claim_token <> '' ORDER BY id FOR UPDATE"))
@@ -86,8 +119,7 @@ func (s *Store) adapt(ctx context.Context, tx pgx.Tx) error {
 		int64(lostConnections)); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, s.q("DELETE FROM ns.lanes"))
-	return err
+	return nil
 }
 
 // readNamespace reads what the store has to know of the namespace.
@@ -108,10 +140,11 @@ func (s *Store) ownTopic(tailID int64) (topic int64, ok bool) {
 // Schema is the name of a namespace's schema in PostgreSQL, quoted.
 func Schema(namespace string) string { return pgx.Identifier{schemaName(namespace)}.Sanitize() }
 
-// MigrationLock is a statement that waits until no server changes the schema of a namespace, and keeps servers from
-// starting on it until the transaction's end.
+// MigrationLock are statements that wait until no server changes the schema of a namespace, keep servers from starting on it
+// until the transaction's end, and fail while one runs on it.
 func MigrationLock(namespace string) string {
-	return "SELECT pg_advisory_xact_lock(hashtextextended('" + strings.ReplaceAll(migrationKey(Schema(namespace)), "'", "''") + "', 0))"
+	return "SELECT pg_advisory_xact_lock(hashtextextended('" + strings.ReplaceAll(migrationKey(Schema(namespace)), "'", "''") + "', 0)); " +
+		"DO $$ BEGIN IF " + isServed(namespace) + " THEN RAISE 'servers run on the namespace'; END IF; END $$"
 }
 
 // Standing tells how a namespace stands in a database.
@@ -132,10 +165,8 @@ func Look(ctx context.Context, url, namespace string) (s Standing, err error) {
 		return s, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// Each server listens for wake-ups, by a connection that no pooler keeps when the server ends.
-	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int / 10000, to_regnamespace($2) IS NOT NULL,
-			EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)`,
-		applicationName(namespace, listener), Schema(namespace)).Scan(&s.Postgres, &s.Exists, &s.Served); err != nil || !s.Exists {
+	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int / 10000, to_regnamespace($1) IS NOT NULL, "+
+		isServed(namespace), Schema(namespace)).Scan(&s.Postgres, &s.Exists, &s.Served); err != nil || !s.Exists {
 		return s, err
 	}
 	rows, err := conn.Query(ctx, "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')", Schema(namespace))

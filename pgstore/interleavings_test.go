@@ -197,6 +197,28 @@ func TestTimestampsAreOfTheLock(t *testing.T) {
 	}
 }
 
+// So it does where who held the topic has changed nothing.
+func TestTimestampsAfterALock(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, conn := open(t, url), connect(t, url)
+	mustCommit(t, s, logs("t", `[0]`)...)
+	mustExec(t, conn, "BEGIN")
+	mustExec(t, conn, "SELECT FROM pipeproc_default.topics FOR UPDATE")
+	clock := func() int64 { return queryOne[int64](t, conn, "SELECT pipeproc_default.now_ms()") }
+	one := commitAsync(t, s, logs("t", `[1]`))
+	until(t, "the commit waits", func() bool {
+		return queryOne[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))")
+	})
+	begun := clock()
+	until(t, "the clock goes on", func() bool { return clock() > begun+20 })
+	locked := clock()
+	mustExec(t, conn, "ROLLBACK")
+	if ts := mustReceive(t, one).IDs[0].TS; ts < locked {
+		t.Errorf("its timestamp is %d ms older than its lock", locked-ts)
+	}
+}
+
 // A range sees all of a commit or nothing, up to the moment of its COMMIT; and no later log of another server before it.
 func TestRangesBesideACommit(t *testing.T) {
 	t.Parallel()

@@ -60,6 +60,16 @@ type request struct {
 	done chan struct{} // closed when err is final
 }
 
+// refused reports whether r was answered already that something is in its way.
+func (r *request) refused() bool {
+	select {
+	case <-r.done:
+		return api.CodeOf(r.err) == api.CodeOverloaded
+	default:
+		return false
+	}
+}
+
 func (r *request) finish(err error) {
 	r.err = err
 	close(r.done)
@@ -325,11 +335,14 @@ func (l *lane) oneByOne(ctx context.Context, requests []*request, err error) {
 	}
 	begun := time.Now()
 	for i, r := range requests {
-		if api.CodeOf(err) == api.CodeOverloaded && time.Since(begun) > lockPhase { // what is in the way of one is in the way of all
+		if time.Since(begun) > lockPhase { // what is in the way of so many is in the way of all
 			l.fail(requests[i:], err)
 			return
 		}
 		l.run(ctx, []*request{r})
+		if !r.refused() {
+			begun = time.Now()
+		}
 	}
 }
 

@@ -251,7 +251,9 @@ func (s *Store) writeTx(ctx context.Context, f func(ctx context.Context, tx pgx.
 				return mapError(err)
 			}
 		case !done && errors.Is(err, context.DeadlineExceeded): // several locks, each waited for
-			return overloaded("the database did not come to it in time")
+			e := api.Errorf(api.CodeOverloaded, "the database did not come to it in time")
+			e.RetryAfter = time.Second
+			return &causedError{e, err}
 		case !errors.Is(err, errAgain) && !retryable(err):
 			return mapError(err)
 		}

@@ -65,8 +65,8 @@ type databaseHost struct {
 	port uint16
 }
 
-// databaseHosts are the hosts that pgx would connect to, by URLs that are not empty. A Unix socket counts as localhost: a PostgreSQL that has one
-// listens on the TCP port of the same number as well, as a rule.
+// databaseHosts are the hosts that pgx would connect to; an empty URL names none. A Unix socket counts as localhost: a
+// PostgreSQL that has one listens on the TCP port of the same number as well, as a rule.
 func databaseHosts(urls ...string) ([]databaseHost, error) {
 	var all []databaseHost
 	add := func(host string, port uint16) {
