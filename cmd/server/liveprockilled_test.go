@@ -199,8 +199,8 @@ func (l *liveClient) batch(ctx context.Context, e ssetest.Event) error {
 	return l.ack(ctx, token, rand.IntN(2) == 0)
 }
 
-// ack acks at either server. When its answer is lost, the stream is lost too, if giveUp is set: what comes on the next one
-// tells whether it was applied. Else it is repeated at the other.
+// ack acks at either server. When its answer is lost, the stream is lost too, if giveUp is set and more logs are there: what
+// comes on the next one tells whether it was applied. Else it is repeated at the other.
 func (l *liveClient) ack(ctx context.Context, token string, giveUp bool) error {
 	for at := rand.IntN(2); ; at = 1 - at {
 		status, answer, err := try("POST", l.urls[at], "/v1/procs/"+l.name+"/ack", `{"token":"`+token+`"}`)
@@ -217,7 +217,7 @@ func (l *liveClient) ack(ctx context.Context, token string, giveUp bool) error {
 			return ctx.Err()
 		case err == nil && status != http.StatusServiceUnavailable:
 			return fmt.Errorf("the ack of %s is answered %d %s", l.data[token], status, answer)
-		case giveUp:
+		case giveUp && l.committed > l.next:
 			l.repeated++
 			return io.EOF
 		}
