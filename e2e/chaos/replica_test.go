@@ -135,11 +135,12 @@ func (r *replica) judge(state *os.ProcessState, mark string, log io.Writer) erro
 	return nil
 }
 
-// signal sends a signal to the present life, if there is one. The first one that ends it counts.
+// signal sends a signal to the present life, if there is one. The first one that ends it counts; a second SIGTERM, which
+// would hurry it, is not sent.
 func (r *replica) signal(s syscall.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cmd == nil {
+	if r.cmd == nil || s == syscall.SIGTERM && r.asked != 0 {
 		return nil
 	}
 	if s == syscall.SIGKILL || s == syscall.SIGTERM && r.asked == 0 {
