@@ -91,7 +91,7 @@ func isServed(namespace string) string {
 // lostConnections is more than the connection numbers that a liveProc gave out between a backup and its end.
 const lostConnections = 1 << 32
 
-// Servers for version 5 do not know of restores, and so have to go.
+// adapt does what settle tells. Servers made for version 5 may not go on: they know nothing of restores.
 func (s *Store) adapt(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, s.q("UPDATE ns.namespace SET id = gen_random_uuid(), restores = restores + 1, oldest = greatest(oldest, 6)")); err != nil {
 		return err

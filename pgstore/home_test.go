@@ -55,6 +55,29 @@ func TestRolesAreNoRestore(t *testing.T) {
 	}
 }
 
+// While servers run on a namespace, nothing is restored over it, and a server that finds it at another place than before
+// leaves it as it is.
+func TestServedNamespacesAreNotAdapted(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	open(t, url)
+	conn := connect(t, url)
+	until(t, "the server listens", func() bool {
+		standing, err := pgstore.Look(t.Context(), url, "default")
+		return err == nil && standing.Served
+	})
+	_, err := conn.Exec(t.Context(), "BEGIN; "+pgstore.MigrationLock("default"))
+	if err == nil || !strings.Contains(err.Error(), "servers run on the namespace") {
+		t.Error("a restore begins:", err)
+	}
+	mustExec(t, conn, "ROLLBACK")
+	mustExec(t, conn, "UPDATE pipeproc_default.namespace SET home = 'elsewhere'")
+	wantRefused(t, pgstore.Config{URL: url, Namespace: "default", UnsafeDurability: true}, "servers run on it")
+	if n := queryOne[int64](t, conn, "SELECT restores FROM pipeproc_default.namespace"); n != 0 {
+		t.Error("it was adapted")
+	}
+}
+
 func mustPath(t *testing.T, at string) string {
 	t.Helper()
 	u, err := url.Parse(at)

@@ -202,17 +202,14 @@ func (o *optionSet) environment(env func(string) (string, bool)) error {
 	return failed
 }
 
-// secrets are the flags whose values may also stand in a file; shared is the variable that other programs have as well.
-var secrets = map[string]struct{ shared string }{
-	"database-url":        {"DATABASE_URL"},
-	"database-direct-url": {},
-}
+// secrets are the flags whose values may also stand in a file, each with a variable that other programs have as well, or "".
+var secrets = map[string]string{"database-url": "DATABASE_URL", "database-direct-url": ""}
 
 // variable looks a flag's value up and tells where it was found; source is "" when it is nowhere.
 func variable(name string, env func(string) (string, bool)) (value, source string, err error) {
 	source = "PIPEPROC_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 	value, _ = env(source)
-	if secret, ok := secrets[name]; ok {
+	if shared, ok := secrets[name]; ok {
 		file, _ := env(source + "_FILE")
 		switch {
 		case file != "" && value != "":
@@ -226,8 +223,8 @@ func variable(name string, env func(string) (string, bool)) (value, source strin
 			if value = strings.TrimSpace(string(text)); value == "" {
 				return "", "", fmt.Errorf("%s: %s is empty", source, file)
 			}
-		case value == "" && secret.shared != "":
-			source = secret.shared
+		case value == "" && shared != "":
+			source = shared
 			value, _ = env(source)
 		}
 	}
