@@ -284,6 +284,50 @@ func TestALockedTable(t *testing.T) {
 	}
 }
 
+// Somebody holds the row of an idempotency key. Those who need it are refused, one after the other; whoever is among them and
+// needs other rows is not, however long the others take.
+func TestBesideAHeldKey(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, _ := openWith(t, pgstore.Config{URL: url}, func(s *pgstore.Store) { s.SetLockPatience(100 * time.Millisecond) })
+	conn := outsider(t, url)
+	if _, err := s.Commit(t.Context(), logs("t", `[0]`), key("held", "", 0)); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, conn, "BEGIN")
+	mustExec(t, conn, "SELECT FROM pipeproc_default.idempotency_keys WHERE key = 'held' FOR UPDATE")
+	st := stall(t, s)
+	var held, free []<-chan answer[api.Committed]
+	want := []string{`[0]`}
+	for i := range 16 {
+		held = append(held, gather(st, func() (api.Committed, error) {
+			return s.Commit(context.Background(), logs("t", `[0]`), key("held", "", 0))
+		}))
+		if i%2 == 1 {
+			want = append(want, fmt.Sprintf("[%d]", i))
+			free = append(free, st.commit(logs("t", want[len(want)-1])))
+		}
+	}
+	st.release()
+	began := time.Now()
+	for _, c := range held {
+		_, err := receive(t, c)
+		wantCode(t, err, api.CodeOverloaded)
+	}
+	if took := time.Since(began); took < 5*time.Second {
+		t.Errorf("the refusals took %v: too little to tell", took)
+	}
+	for _, c := range free {
+		if _, err := receive(t, c); err != nil {
+			t.Error(err)
+		}
+	}
+	mustExec(t, conn, "COMMIT")
+	if diff := cmp.Diff(want, bodies(t, s, "t")); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Somebody has had a snapshot open for a while, as a dump does: nobody waits for him.
 func TestBesideAnOpenSnapshot(t *testing.T) {
 	t.Parallel()

@@ -68,7 +68,7 @@ func newCluster(ctx context.Context, dir string, steady, timed bool) (_ *cluster
 		}
 		c.wires = append(c.wires, w)
 		r := &replica{name: fmt.Sprint("server-", i), address: fmt.Sprint("127.0.0.1:", freePort()), dir: dir, binary: c.binary,
-			tally: c.tally, arms: func() string { return c.nextArm(i) }}
+			tally: c.tally, timed: timed, arms: func() string { return c.nextArm(i) }}
 		r.args = []string{"--database-url", c.postgres.url(w.relay.address()), "--listen", r.address,
 			"--gc", "--gc-interval", "1000", "--gc-min-prune-time", "5000"}
 		c.replicas = append(c.replicas, r)
@@ -87,7 +87,7 @@ func newCluster(ctx context.Context, dir string, steady, timed bool) (_ *cluster
 
 // serve waits until all replicas serve.
 func (c *cluster) serve(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, r := range c.replicas {
 		if err := r.serves(ctx); err != nil {

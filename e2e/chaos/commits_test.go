@@ -38,7 +38,7 @@ func (l *load) commit(ctx context.Context, u *visitor, key string, logs []api.Ne
 		l.tally.add(commits, 1)
 		l.tally.add("logs committed", int64(len(logs)))
 		if done.Duplicate {
-			l.tally.add("commits answered as duplicates", 1)
+			l.tally.add(duplicates, 1)
 		}
 		for i, id := range done.IDs {
 			l.reached(logs[i].Topic, id.Seq)
@@ -46,8 +46,6 @@ func (l *load) commit(ctx context.Context, u *visitor, key string, logs []api.Ne
 	}
 	return c.Outcome
 }
-
-const commits = "commits"
 
 // write commits until ctx is done, so many times a second. next answers the logs of each commit.
 func (l *load) write(ctx context.Context, perSecond float64, next func(u *visitor) []api.NewLog) {
@@ -169,6 +167,7 @@ func (l *load) commitsAgain(ctx context.Context, url string) error {
 func (l *load) collect(ctx context.Context, perSecond float64) {
 	u := l.visitor("gc")
 	defer u.CloseIdleConnections()
+	firsts := map[string]int64{}
 	for turn := pace(ctx, perSecond); turn(); {
 		ctx, cancel := request(ctx, 0)
 		span := l.recorder.Begin(u.name)
@@ -178,15 +177,17 @@ func (l *load) collect(ctx context.Context, perSecond float64) {
 			continue
 		}
 		for _, c := range run.Topics {
-			l.tally.add("logs collected by POST /v1/gc", c.Collected)
 			if c.FirstID != nil {
+				l.tally.add(collected, c.FirstID.Seq-firsts[c.Topic])
+				firsts[c.Topic] = c.FirstID.Seq
 				l.recorder.Collection(check.Collection{Span: span, Topic: c.Topic, First: c.FirstID.Seq})
 			}
 		}
 	}
 }
 
-// read reads ranges near the end of topics, page by page or as lines.
+// read reads ranges near the end of topics, page by page or as lines. That a range is refused is an answer as well: it tells
+// where the topic ends or begins.
 func (l *load) read(ctx context.Context, perSecond float64) {
 	u := l.visitor("r")
 	defer u.CloseIdleConnections()
@@ -224,11 +225,22 @@ func (l *load) read(ctx context.Context, perSecond float64) {
 		}
 		cancel()
 		r.Span = l.recorder.End(r.Span, l.outcome(err))
-		if err != nil {
+		switch api.CodeOf(err) {
+		case "":
+			if err != nil {
+				continue
+			}
+		case api.CodeInvalidToneIDSearch, api.CodeInvalidTopic: // there is nothing from there on
+			r.Span.Outcome, r.Logs, r.More, r.Reverse = check.OK, nil, false, false
+		case api.CodeCollected: // GC has taken that and all before it
+			r.Span.Outcome = check.OK
+			l.recorder.Collection(check.Collection{Span: r.Span, Topic: topic, First: r.From + 1})
+			continue
+		default:
 			continue
 		}
 		l.recorder.Read(r)
-		l.tally.add("ranges read", 1)
+		l.tally.add(ranges, 1)
 	}
 }
 
@@ -246,10 +258,10 @@ func (l *load) waitForProcs(ctx context.Context, procs []string) {
 		if l.outcome(err) != check.OK {
 			continue
 		}
-		l.tally.add("waits", 1)
+		l.tally.add(waits, 1)
 		for _, p := range waited.Procs {
 			if waited.Done && p.Lag != 0 {
-				l.oddityf("wait is done, and %s has lag %d", p.Name, p.Lag)
+				l.wrongf("wait is done, and %s has lag %d", p.Name, p.Lag)
 			}
 		}
 	}

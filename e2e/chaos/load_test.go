@@ -3,7 +3,7 @@
 package chaos
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,6 +57,7 @@ type load struct {
 	mu      sync.Mutex
 	heads   map[string]int64 // the greatest seq known of each topic
 	strange []string         // answers that nothing explains
+	wrong   []string         // answers that there may not be
 }
 
 func newLoad(url string, seed uint64, round int, tally *tally) *load {
@@ -72,17 +73,22 @@ type body struct {
 // value is unique.
 func (l *load) value(client string) string { return fmt.Sprint(client, ".", l.values.Add(1)) }
 
+// valueOf is the value of a body that is as it was made, byte for byte; of any other it is all of it.
 func valueOf(text []byte) string {
 	var b body
-	if json.Unmarshal(text, &b) != nil {
+	if json.Unmarshal(text, &b) != nil || !bytes.Equal(text, b.text()) {
 		return string(text)
 	}
-	return cmp.Or(b.Value, string(text))
+	return b.Value
+}
+
+func (b body) text() []byte {
+	text, _ := json.Marshal(b) // strings alone
+	return text
 }
 
 func logOf(topic, value string) api.NewLog {
-	text, _ := json.Marshal(body{Value: value}) // strings alone
-	return api.NewLog{Topic: topic, Body: text}
+	return api.NewLog{Topic: topic, Body: body{Value: value}.text()}
 }
 
 func recorded(logs []api.NewLog) []check.NewLog {
@@ -178,6 +184,13 @@ func (l *load) oddityf(format string, args ...any) {
 	if len(l.strange) < 20 {
 		l.strange = append(l.strange, fmt.Sprintf("%v  ", l.recorder.Now().Round(time.Millisecond))+fmt.Sprintf(format, args...))
 	}
+}
+
+// wrongf keeps what may not happen.
+func (l *load) wrongf(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wrong = append(l.wrong, fmt.Sprintf(format, args...))
 }
 
 // reached tells of a log that is in a topic.

@@ -71,3 +71,41 @@ func TestGrowthIsTold(t *testing.T) {
 		t.Error("no samples are taken for flat figures")
 	}
 }
+
+// What a run lacks is told, by its length.
+func TestLacks(t *testing.T) {
+	t.Parallel()
+	run := newTally()
+	run.add(commits, 10)
+	for d, want := range map[time.Duration][]string{
+		base / 4: nil,
+		base / 2: {"0 claims, want 1 at least", "10 commits, want 20 at least"},
+	} {
+		if diff := cmp.Diff(want, run.lacks(map[string]int64{commits: 40, claims: 3}, d)); diff != "" {
+			t.Errorf("of %v (-want +got):\n%s", d, diff)
+		}
+	}
+}
+
+// A body counts as the one that was committed when it is the same, byte for byte.
+func TestBodiesHaveOneForm(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"v":"a.1"}`:                     "a.1",
+		`{"v":"out-a.1","of":"a.1"}`:      "out-a.1",
+		`{"v": "a.1"}`:                    `{"v": "a.1"}`,
+		`{"v":"a.1","x":1}`:               `{"v":"a.1","x":1}`,
+		`{"of":"a.1","v":"out-a.1"}`:      `{"of":"a.1","v":"out-a.1"}`,
+		`{"v":"a.1","v":"a.1"}`:           `{"v":"a.1","v":"a.1"}`,
+		`{"v":"\u0061.1"}`:                `{"v":"\u0061.1"}`,
+		`{"V":"a.1"}`:                     `{"V":"a.1"}`,
+		`[{"v":"half`:                     `[{"v":"half`,
+		string(logOf("t", "a.2").Body):    "a.2",
+		string(body{Value: "b"}.text()):   "b",
+		string(body{"c", "input"}.text()): "c",
+	} {
+		if got := valueOf([]byte(text)); got != want {
+			t.Errorf("%s is taken for %s, want %s", text, got, want)
+		}
+	}
+}

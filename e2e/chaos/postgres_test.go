@@ -118,10 +118,11 @@ func (p *postgres) attributes() *syscall.SysProcAttr {
 }
 
 // start begins a life, and returns when PostgreSQL takes connections. After a killed postmaster it takes a while until the
-// last of its children has noticed and a new one may start.
+// last of its children has noticed and a new one may start. One that is in the middle of a long statement does not notice.
 func (p *postgres) start(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	begun := time.Now()
 	for {
 		if err := p.launch(); err != nil {
 			return err
@@ -129,8 +130,27 @@ func (p *postgres) start(ctx context.Context) error {
 		if p.ready(ctx) {
 			return nil
 		}
+		if time.Since(begun) > orphanTime {
+			p.killChildren()
+		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return fmt.Errorf("PostgreSQL does not start: %w", err)
+		}
+	}
+}
+
+// orphanTime is how long the children of a killed postmaster may go on.
+const orphanTime = 3 * time.Second
+
+// killChildren ends what runs in the data folder: each of PostgreSQL's processes does.
+func (p *postgres) killChildren() {
+	data := filepath.Join(p.dir, "data")
+	folders, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, folder := range folders {
+		if at, err := os.Readlink(folder); err == nil && at == data {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(folder))); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
 		}
 	}
 }
@@ -229,6 +249,7 @@ func (p *postgres) connect(ctx context.Context, database string) (*pgx.Conn, err
 func (p *postgres) close() error {
 	if p.child != nil {
 		_ = p.crash(syscall.SIGQUIT)
+		p.killChildren() // those that a postmaster before has left
 	}
 	p.log.Close()
 	if !p.disk {

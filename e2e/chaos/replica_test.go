@@ -21,8 +21,8 @@ import (
 // respawn is how long a replica stays away when it has ended, as under something that restarts it.
 const respawn = 100 * time.Millisecond
 
-// termLimit is the longest that a server may take to end after a SIGTERM.
-const termLimit = 15 * time.Second
+// termLimit is the longest that a server may take to end after a SIGTERM, and a second until that is noticed.
+const termLimit = 16 * time.Second
 
 // replica is a server that is started anew whenever it ends. Each of its lives may have a point at which it is to kill
 // itself.
@@ -34,6 +34,7 @@ type replica struct {
 	binary  string
 	arms    func() string // what PIPEPROC_FAULT_KILL is for the next life
 	tally   *tally
+	timed   bool // what takes too long is an error
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
@@ -113,15 +114,17 @@ func (r *replica) judge(state *os.ProcessState, mark string, log io.Writer) erro
 	point, _, _ := strings.Cut(r.arm, ":")
 	switch {
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && mark != "" && mark == point:
-		r.tally.add("killed at "+mark, 1)
+		r.tally.add(killedAt+mark, 1)
 		r.tally.add(killedAtPoints, 1)
+		r.tally.add(kills, 1)
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && r.asked == syscall.SIGKILL:
 		r.tally.add(killedAtRandom, 1)
+		r.tally.add(kills, 1)
 	case r.asked == syscall.SIGTERM && status.Exited():
 		took := time.Since(r.askedAt)
 		r.tally.add(terminated, 1)
 		r.tally.longest(terminateTime, took)
-		if took > termLimit {
+		if r.timed && took > termLimit {
 			return fmt.Errorf("%s took %v to end after SIGTERM", r.name, took)
 		}
 		if status.ExitStatus() != 0 && !r.since.IsZero() {
@@ -136,11 +139,11 @@ func (r *replica) judge(state *os.ProcessState, mark string, log io.Writer) erro
 }
 
 // signal sends a signal to the present life, if there is one. The first one that ends it counts; a second SIGTERM, which
-// would hurry it, is not sent.
+// would hurry it, is not sent, nor a SIGSTOP, which would keep it from its end.
 func (r *replica) signal(s syscall.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cmd == nil || s == syscall.SIGTERM && r.asked != 0 {
+	if r.cmd == nil || (s == syscall.SIGTERM || s == syscall.SIGSTOP) && r.asked != 0 {
 		return nil
 	}
 	if s == syscall.SIGKILL || s == syscall.SIGTERM && r.asked == 0 {

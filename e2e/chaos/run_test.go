@@ -30,12 +30,13 @@ type run struct {
 	rates rates
 	hook  *hook
 
-	procs  []check.Proc // that are worked on, to their end
-	lives  []check.Proc
-	end    ending
-	writes *errgroup.Group
-	works  *errgroup.Group
-	stop   struct{ writes, works context.CancelFunc }
+	procs   []check.Proc // that are worked on, to their end
+	lives   []check.Proc
+	anchors []check.Proc // that nobody ever claims
+	end     ending
+	writes  *errgroup.Group
+	works   *errgroup.Group
+	stop    struct{ writes, works context.CancelFunc }
 }
 
 // start begins the load: first the procs and those who follow the topics from their begin, then the writers.
@@ -48,15 +49,16 @@ func (r *run) start(ctx context.Context, seed uint64) error {
 	}
 	u := l.visitor("setup")
 	defer u.CloseIdleConnections()
-	for i := range keptTopics { // which nobody ever claims
-		if _, err := l.create(ctx, u, "anchor-"+l.kept(i), l.kept(i)); err != nil {
-			return err
-		}
+	whole := []string{l.hookInput(), l.hookOutput(), l.held()}
+	for i := range keptTopics {
+		whole = append(whole, l.kept(i))
 	}
-	for _, topic := range []string{l.hookInput(), l.hookOutput(), l.held()} {
-		if _, err := l.create(ctx, u, "anchor-"+topic, topic); err != nil {
+	for _, topic := range whole {
+		p, err := l.create(ctx, u, "anchor-"+topic, topic)
+		if err != nil {
 			return err
 		}
+		r.anchors = append(r.anchors, p)
 	}
 	system, err := r.hook.create(ctx, u)
 	if err != nil {
@@ -165,23 +167,38 @@ func (r *run) handOver(ctx context.Context) error {
 	}
 	r.procs = append(r.procs, p)
 	for l.commit(ctx, u, "", []api.NewLog{logOf(topic, l.value(u.name))}) != check.OK {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 	for l.claim(ctx, u, p.Name) == nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 	begun := time.Now()
-	claimed := l.claimBy(ctx, other, true, 10*time.Second, func(ctx context.Context) (*api.Claimed, error) {
-		return other.Proc(ctx, p.Name, api.ClaimRequest{Wait: new(int64(10_000))})
-	})
+	takeOver := func() *api.Claimed {
+		return l.claimBy(ctx, other, true, 10*time.Second, func(ctx context.Context) (*api.Claimed, error) {
+			return other.Proc(ctx, p.Name, api.ClaimRequest{Wait: new(int64(10_000))})
+		})
+	}
+	claimed := takeOver()
 	if claimed == nil {
 		return errors.New("the logs of a dead worker do not come to another one")
 	}
 	if err := r.moved(time.Since(begun)); err != nil {
 		return err
 	}
-	for {
-		if _, o := l.ack(ctx, other, claimed, client.AckOptions{Token: claimed.Claim.Token}, nil); o == check.OK {
-			break
+	for acked := check.Unknown; acked != check.OK; {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
+		if acked == check.Failed { // it came too late
+			if claimed = takeOver(); claimed == nil {
+				continue
+			}
+		}
+		_, acked = l.ack(ctx, other, claimed, client.AckOptions{Token: claimed.Claim.Token}, nil)
 	}
 
 	r.hook.mu.Lock()
@@ -193,6 +210,9 @@ func (r *run) handOver(ctx context.Context) error {
 		return err
 	}
 	for l.commit(ctx, u, doomed, []api.NewLog{logOf(l.hookInput(), doomed)}) != check.OK {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 	if err := r.hook.calledAgain(ctx, doomed, 1); err != nil {
 		return err
@@ -304,8 +324,8 @@ func (r *run) final(ctx context.Context, whole bool) error {
 		l.recorder.Topic(name, t)
 		l.tally.add("logs read in the end", int64(len(t.Logs)))
 	}
-	for _, p := range slices.Concat(r.procs, r.lives) {
-		p.Whole = whole
+	for i, p := range slices.Concat(r.anchors, r.procs, r.lives) {
+		p.Whole = whole && i >= len(r.anchors)
 		if err := l.finish(ctx, u, p, heads); err != nil {
 			return err
 		}
@@ -361,7 +381,7 @@ func (r *run) clear(ctx context.Context) error {
 // onceInOrder holds the processor's output against its input: one for each log, in their order.
 func (r *run) onceInOrder(topics map[string]check.Topic) error {
 	in, out := topics[r.load.hookInput()].Logs, topics[r.load.hookOutput()].Logs
-	if len(in) != len(out) {
+	if len(in) == 0 || len(in) != len(out) {
 		return fmt.Errorf("the processor had %d logs, and its output are %d", len(in), len(out))
 	}
 	for i := range in {

@@ -61,6 +61,7 @@ func (e event) String() string {
 // schedule is what the seed fixes: faults that follow each other, others that go on beside them, and the points at which
 // each life of each server is to end.
 type schedule struct {
+	length time.Duration
 	events []event
 	beside []event
 	arms   [][]string // by server, life by life
@@ -110,7 +111,7 @@ func scaled(n int, d time.Duration) int {
 // newSchedule draws a schedule for a run of length d. With steady the first server is neither killed nor ended.
 func newSchedule(seed uint64, d time.Duration, kinds map[kind]int, steady bool) schedule {
 	random := rand.New(rand.NewPCG(seed, 0))
-	var s schedule
+	s := schedule{length: d}
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
 		for range scaled(kinds[k], d) {
 			e := event{Kind: k, Server: random.IntN(servers)}

@@ -17,8 +17,6 @@ import (
 	"pipeproc/e2e/check"
 )
 
-const events = "stream events"
-
 // ending tells tails that nothing more is committed: the heads are theirs to reach.
 type ending struct {
 	told  chan struct{}
@@ -108,6 +106,10 @@ func (l *load) follow(ctx context.Context, u *visitor, t *tailing) error {
 			return nil
 		}
 		silence.Reset(20 * time.Second)
+		if u.random.IntN(4_000) == 0 { // a slow reader, whose events pile up
+			l.tally.add("fault client: a tail that pauses", 1)
+			_ = pause(ctx, 2*time.Second)
+		}
 		t.last = e.ID
 		record := check.Event{Stream: t.stream.Name, Connection: len(t.stream.Connected)}
 		switch e.Type {

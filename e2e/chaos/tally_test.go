@@ -15,7 +15,25 @@ import (
 
 // What is counted, as the table names it.
 const (
+	commits    = "commits"
+	duplicates = "commits answered as duplicates"
+	ranges     = "ranges read"
+	collected  = "logs that GC took"
+	claims     = "claims"
+	acks       = "acks"
+	reclaims   = "reclaims"
+	extends    = "extends"
+	lostTokens = "requests with a token that was given up"
+	waits      = "waits"
+	events     = "stream events"
+	calls      = "calls of the processor"
+
+	recoveries     = "recoveries"
+	lateRecoveries = "recoveries that took too long"
+
+	kills          = "SIGKILLs"
 	killedAtPoints = "SIGKILLs at failpoints"
+	killedAt       = "killed at "
 	killedAtRandom = "SIGKILLs at random"
 	crashes        = "PostgreSQL crashes"
 	terminated     = "SIGTERMs under load"
@@ -47,6 +65,17 @@ func (t *tally) count(name string) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.counts[name]
+}
+
+// lacks are the demands on a run of length d that are not met; they hold for one of length base.
+func (t *tally) lacks(demand map[string]int64, d time.Duration) (lacks []string) {
+	for _, name := range slices.Sorted(maps.Keys(demand)) {
+		least := int64(float64(demand[name]) * d.Seconds() / base.Seconds())
+		if n := t.count(name); n < least {
+			lacks = append(lacks, fmt.Sprintf("%d %s, want %d at least", n, name, least))
+		}
+	}
+	return lacks
 }
 
 func (t *tally) longest(name string, d time.Duration) {

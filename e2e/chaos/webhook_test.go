@@ -73,10 +73,10 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the server died while it asked
 	}
 	l := h.load
-	l.tally.add("calls of the processor", 1)
+	l.tally.add(calls, 1)
 	span := check.Span{Client: "hook"}
 	claimed := check.Claim{Span: l.recorder.End(span, check.OK), Proc: c.Proc, Token: c.Claim.Token, Attempt: c.Claim.Attempt,
-		Logs: seen(c.Logs), Via: check.ByProcessor}
+		Logs: seen(c.Logs), Via: check.ByProcessor, Call: r.Header.Get("webhook-id")}
 	if c.Claim.ExpiresAt != nil {
 		claimed.ExpiresAt = *c.Claim.ExpiresAt
 	}

@@ -15,8 +15,6 @@ import (
 	"pipeproc/e2e/check"
 )
 
-const claims = "claims"
-
 // options are those of a proc that chaos does not disable.
 func options(topic string, count int) api.ProcOptions {
 	return api.ProcOptions{Topic: topic, Count: &count, MaxReclaims: new(-1), ReclaimTimeout: new(reclaimTimeout.Milliseconds())}
@@ -85,7 +83,7 @@ func (l *load) claimBy(ctx context.Context, u *visitor, waited bool, wait time.D
 	span = l.recorder.End(span, l.outcome(err))
 	switch {
 	case api.CodeOf(err) == api.CodeProcIsDisabled:
-		l.oddityf("a proc without a limit on reclaims is disabled: %v", err)
+		l.wrongf("a proc without a limit on reclaims is disabled: %v", err)
 	case err != nil:
 		u.turnAway(ctx)
 	case claimed != nil:
@@ -118,12 +116,25 @@ func (l *load) process(ctx context.Context, u *visitor, claimed *api.Claimed, go
 	case n < 4:
 		l.reclaim(ctx, u, claimed.Proc, o.Token)
 		return nil
-	case n < 6: // acks what it has given up
-		if l.reclaim(ctx, u, claimed.Proc, o.Token) == check.OK {
-			l.ack(ctx, u, claimed, client.AckOptions{Token: o.Token}, nil)
+	case n < 10: // goes on with the token of what it has given up, though it or somebody else has another one
+		if l.reclaim(ctx, u, claimed.Proc, o.Token) != check.OK {
+			return nil
 		}
-		return nil
-	case n < 14:
+		var again *api.Claimed
+		if goOn {
+			again = l.claim(ctx, u, claimed.Proc)
+		}
+		l.tally.add(lostTokens, 1)
+		switch n % 3 {
+		case 0:
+			l.ack(ctx, u, claimed, client.AckOptions{Token: o.Token}, nil)
+		case 1:
+			l.extend(ctx, u, claimed.Proc, o.Token)
+		case 2:
+			l.reclaim(ctx, u, claimed.Proc, o.Token)
+		}
+		return again
+	case n < 18:
 		l.extend(ctx, u, claimed.Proc, o.Token)
 	}
 	var output []api.NewLog
@@ -163,7 +174,7 @@ func (l *load) ack(ctx context.Context, u *visitor, claimed *api.Claimed, o clie
 	if a.Outcome != check.OK {
 		return nil, a.Outcome
 	}
-	l.tally.add("acks", 1)
+	l.tally.add(acks, 1)
 	for i, id := range acked.IDs {
 		l.reached(output[i].Topic, id.Seq)
 	}
@@ -182,7 +193,7 @@ func (l *load) reclaim(ctx context.Context, u *visitor, proc, token string) chec
 	r.Span, r.Lost = l.recorder.End(r.Span, l.outcome(err)), api.CodeOf(err) == api.CodeClaimLost
 	l.recorder.Reclaim(r)
 	if r.Outcome == check.OK {
-		l.tally.add("reclaims", 1)
+		l.tally.add(reclaims, 1)
 	}
 	return r.Outcome
 }
@@ -198,7 +209,7 @@ func (l *load) extend(ctx context.Context, u *visitor, proc, token string) {
 	}
 	l.recorder.Extend(e)
 	if e.Outcome == check.OK {
-		l.tally.add("extends", 1)
+		l.tally.add(extends, 1)
 	}
 }
 

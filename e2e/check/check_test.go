@@ -102,6 +102,11 @@ func with(h *check.History, topic string, head int64, logs ...check.Log) {
 	h.Topics[topic] = t
 }
 
+// calls makes the claims of q's first log calls of a processor.
+func calls(h *check.History, first, second string) {
+	h.Claims[2].Call, h.Claims[3].Call = first, second
+}
+
 func TestCleanHistory(t *testing.T) {
 	t.Parallel()
 	if violations := check.Verify(clean()); violations != nil {
@@ -160,6 +165,16 @@ func TestViolations(t *testing.T) {
 			h.Commits = append(h.Commits, check.Commit{Span: span("c", 30, 31, check.OK), Logs: news("side", "w6"), IDs: []api.ID{id(20, 1)}})
 			with(h, "side", 2, w1, log(20, 1, "w6"))
 		}, []check.Kind{check.TooEarly}, "by 9 ms"},
+		{"a timestamp is from after the answer", func(h *check.History) {
+			h.Commits = append(h.Commits, check.Commit{Span: span("c", 30, 31, check.OK), Logs: news("side", "w6"), IDs: []api.ID{id(33, 1)}})
+			with(h, "side", 2, w1, log(33, 1, "w6"))
+		}, []check.Kind{check.TooLate}, "w6"},
+		{"a timestamp is from after its log was seen", func(h *check.History) {
+			h.Commits[4].Span = span("b", 10, 12, check.Unknown)
+			with(h, "in", 4, v1, v2, log(15, 3, "v3"))
+			h.Claims[1].Logs, h.Events[3].Logs = []check.Log{v2, log(15, 3, "v3")}, []check.Log{log(15, 3, "v3")}
+			h.Reads = h.Reads[3:]
+		}, []check.Kind{check.TooLate}, "v3"},
 		{"a log turns up late in a range", func(h *check.History) { h.Reads[0].Logs = []check.Log{v0, v1, v3} },
 			[]check.Kind{check.Late}, "has 3 where 2"},
 		{"a range does not reach what had been seen", func(h *check.History) { h.Reads[0].Logs = []check.Log{v0, v1, v2} },
@@ -177,6 +192,10 @@ func TestViolations(t *testing.T) {
 			with(h, "in", 5, v1, v2, v3, log(16, 4, "v5"))
 			h.Procs[0].Whole, h.Streams[0].Whole = false, false
 		}, []check.Kind{check.Partial}, `"w5" is not in topic side`},
+		{"a commit is there but for a topic that is not", func(h *check.History) {
+			h.Commits = append(h.Commits, check.Commit{Span: span("c", 30, 31, check.Unknown), Logs: news("side", "w6", "new", "n6")})
+			with(h, "side", 2, w1, log(31, 1, "w6"))
+		}, []check.Kind{check.Partial}, `"n6" is not in topic new`},
 		{"a commit has two timestamps", func(h *check.History) {
 			with(h, "in", 5, v1, v2, v3, log(16, 4, "v5"))
 			with(h, "side", 2, w1, log(17, 1, "w5"))
@@ -210,16 +229,16 @@ func TestViolations(t *testing.T) {
 		}, []check.Kind{check.Doubled, check.RepeatDiffers}, "w6"},
 		{"commits are out of order", func(h *check.History) {
 			h.Commits = append(h.Commits,
-				check.Commit{Span: span("c", 30, 31, check.OK), Logs: news("side", "w6"), IDs: []api.ID{id(40, 2)}},
-				check.Commit{Span: span("c", 32, 33, check.OK), Logs: news("side", "w7"), IDs: []api.ID{id(40, 1)}})
-			with(h, "side", 3, w1, log(40, 1, "w7"), log(40, 2, "w6"))
+				check.Commit{Span: span("c", 30, 31, check.OK), Logs: news("side", "w6"), IDs: []api.ID{id(31, 2)}},
+				check.Commit{Span: span("c", 32, 33, check.OK), Logs: news("side", "w7"), IDs: []api.ID{id(31, 1)}})
+			with(h, "side", 3, w1, log(31, 1, "w7"), log(31, 2, "w6"))
 		}, []check.Kind{check.Disorder}, `seq 2, "w6"`},
 		{"a commit goes before one that had only been seen", func(h *check.History) {
 			h.Commits = append(h.Commits,
 				check.Commit{Span: span("c", 30, 31, check.Unknown), Logs: news("side", "w6")},
-				check.Commit{Span: span("c", 35, 36, check.OK), Logs: news("side", "w7"), IDs: []api.ID{id(40, 1)}})
-			h.Reads = append(h.Reads, check.Read{Span: span("r", 32, 33, check.OK), Topic: "side", From: 2, Logs: []check.Log{log(40, 2, "w6")}})
-			with(h, "side", 3, w1, log(40, 1, "w7"), log(40, 2, "w6"))
+				check.Commit{Span: span("c", 35, 36, check.OK), Logs: news("side", "w7"), IDs: []api.ID{id(34, 1)}})
+			h.Reads = append(h.Reads, check.Read{Span: span("r", 32, 33, check.OK), Topic: "side", From: 2, Logs: []check.Log{log(34, 2, "w6")}})
+			with(h, "side", 3, w1, log(34, 1, "w7"), log(34, 2, "w6"))
 		}, []check.Kind{check.Disorder}, `seq 2, "w6"`},
 
 		{"two claims live", func(h *check.History) {
@@ -231,7 +250,7 @@ func TestViolations(t *testing.T) {
 				Logs: []check.Log{v2}, Via: check.ByStream})
 		}, []check.Kind{check.ClaimChanged}, "p2"},
 		{"a claim has a hole", func(h *check.History) { h.Claims[0].Logs = []check.Log{v0, v2} },
-			[]check.Kind{check.AckedTwice, check.ClaimChanged, check.Illegal, check.OutputTwice}, "seq 2 after 0"},
+			[]check.Kind{check.AckedTwice, check.ClaimChanged, check.Illegal, check.OutputTwice, check.TooLate}, "seq 2 after 0"},
 		{"an ack by a reclaimed claim", func(h *check.History) {
 			h.Acks = append(h.Acks, check.Ack{Span: span("q1", 8.5, 8.8, check.OK), Proc: "q", Token: "q1"})
 		}, []check.Kind{check.AckedTwice, check.Illegal, check.LostToken}, "reclaimed"},
@@ -308,10 +327,25 @@ func TestViolations(t *testing.T) {
 		{"a stream sends logs in another order", func(h *check.History) {
 			h.Events[2].Logs, h.Events[3].Logs = []check.Log{v3}, []check.Log{v2}
 			h.Commits[4].Span = span("b", 7, 12, check.Unknown)
-		}, []check.Kind{check.StreamLoss, check.StreamMixed}, "2 comes after 3"},
+		}, []check.Kind{check.StreamLoss, check.StreamMixed, check.TooLate}, "2 comes after 3"},
 		{"a stream has a gap where nothing is gone", func(h *check.History) {
 			h.Events[2] = check.Event{At: ms(9), Stream: "s", Connection: 2, Topic: "in", Gap: &check.Gap{Requested: 2, ResumedAt: 3}}
-		}, []check.Kind{check.StreamGap}, "from 2 to 3"},
+		}, []check.Kind{check.CollectedUnread, check.StreamGap}, "from 2 to 3"},
+		{"a stream has a gap of what a proc had still to get", func(h *check.History) {
+			h.Events[0] = check.Event{At: ms(5), Stream: "s", Connection: 1, Topic: "in", Gap: &check.Gap{Requested: 0, ResumedAt: 1}}
+		}, []check.Kind{check.CollectedUnread}, "the gap of s"},
+		{"a processor is called again under another id", func(h *check.History) { calls(h, "a", "b") },
+			[]check.Kind{check.CallChanged}, "0 to 0 came under the id b, and 0 to 0 under a"},
+		{"a processor is called for other logs under an id", func(h *check.History) {
+			calls(h, "a", "a")
+			h.Claims[4].Call = "a"
+		}, []check.Kind{check.CallChanged}, "1 to 1 came under the id a, as 0 to 0"},
+		{"a claim that is sent again under another id", func(h *check.History) {
+			calls(h, "a", "a")
+			again := h.Claims[2]
+			again.Call = "b"
+			h.Claims = append(h.Claims, again)
+		}, []check.Kind{check.ClaimChanged}, "q1"},
 		{"a stream's log comes late", func(h *check.History) { h.Events[3].At = ms(25) },
 			[]check.Kind{check.WakeUpLate}, "stream s"},
 		{"a waiting claim is woken late", func(h *check.History) {
@@ -363,7 +397,7 @@ func TestViolations(t *testing.T) {
 		{"an ack without a claim", func(h *check.History) {
 			h.Acks = append(h.Acks, check.Ack{Span: span("c", 30, 31, check.Unknown), Proc: "p", Token: "p9"})
 		}, []check.Kind{check.Unsound}, "p9"},
-		{"a topic without an end", func(h *check.History) { delete(h.Topics, "out") }, []check.Kind{check.Unsound}, "topic out"},
+		{"a topic without an end", func(h *check.History) { delete(h.Topics, "out") }, []check.Kind{check.OutputLost, check.Unsound}, "topic out"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -410,15 +444,19 @@ func TestNoViolations(t *testing.T) {
 			h.Claims = append(h.Claims, check.Claim{Span: span("p", 0, 17, check.OK), Proc: "p", Token: "p3", Attempt: 2, Logs: []check.Log{v2, v3}, Via: check.ByProcessor})
 			with(h, "out", 2, o0, log(19, 1, "o2"))
 		},
+		"a processor that is called again": func(h *check.History) {
+			calls(h, "a", "a")
+			h.Claims[4].Call = "b"
+		},
 		"a seek": func(h *check.History) {
 			h.Seeks = []check.Seek{{Span: span("p", 16, 17, check.OK), Proc: "p", Position: 1}}
 			h.Claims = append(h.Claims, check.Claim{Span: span("p", 20, 21, check.OK), Proc: "p", Token: "p3", Attempt: 1, Logs: []check.Log{v1}})
 			h.Procs[0].Whole, h.Procs[0].Position = false, 1
 		},
 		"a gap where GC took logs": func(h *check.History) {
-			h.Events[0] = check.Event{At: ms(9), Stream: "s", Connection: 1, Topic: "in", Gap: &check.Gap{Requested: 0, ResumedAt: 1}}
-			h.Events[1].At = ms(9.5)
-			h.Streams[0].Connected[1] = ms(10)
+			h.Events[0] = check.Event{At: ms(13.5), Stream: "s", Connection: 1, Topic: "in", Gap: &check.Gap{Requested: 0, ResumedAt: 1}}
+			h.Events[1].At, h.Events[2].At, h.Events[3].At = ms(14), ms(15), ms(16)
+			h.Streams[0].Connected[1] = ms(14.5)
 		},
 		"a key that was refused, then got no answer, then one": func(h *check.History) {
 			again := h.Commits[2]

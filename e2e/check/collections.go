@@ -14,6 +14,16 @@ func (x *index) checkCollections() {
 			byTopic[c.Topic] = append(byTopic[c.Topic], c)
 		}
 	}
+	for i := range x.Events { // a gap tells what GC took as well
+		e := &x.Events[i]
+		if s := x.stream(e.Stream); e.Gap != nil && s != nil && x.find(e.Topic) != nil {
+			c := &Collection{Span: Span{Client: "the gap of " + e.Stream, End: e.At}, Topic: e.Topic, First: e.Gap.ResumedAt}
+			if n := e.Connection; n > 0 && n <= len(s.Connected) {
+				c.Begin = s.Connected[n-1]
+			}
+			byTopic[e.Topic] = append(byTopic[e.Topic], c)
+		}
+	}
 	for _, t := range x.sorted() {
 		slices.SortFunc(byTopic[t.name], func(a, b *Collection) int { return cmp.Compare(a.End, b.End) })
 		if n := len(byTopic[t.name]); n > 0 && byTopic[t.name][n-1].First > t.First {

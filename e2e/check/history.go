@@ -84,6 +84,8 @@ type Claim struct {
 	ExpiresAt int64 // epoch ms by the database's clock; 0: never
 	Logs      []Log
 	Via       Via
+	// Call is the id under which a processor was called, which only calls for the same logs share; "" where there is none.
+	Call string
 	// Waited tells that the request waited for logs: it is to be answered soon after they are there.
 	Waited bool
 }
@@ -316,5 +318,11 @@ func (r *Recorder) History() History {
 	defer r.mu.Unlock()
 	h := r.history
 	h.Excused = slices.Clone(h.Excused)
+	h.ClockSkew += drift(h.Began, time.Now())
 	return h
+}
+
+// drift is by how much the wall clock, which the database goes by, was set while the recorder's went on.
+func drift(began, now time.Time) time.Duration {
+	return (now.Round(0).Sub(began.Round(0)) - now.Sub(began)).Abs() // Round strips what does not go back
 }

@@ -108,7 +108,7 @@ func (x *index) addClaim(c *Claim) {
 	}
 	first, last := c.Logs[0].ID.Seq, c.Logs[len(c.Logs)-1].ID.Seq
 	if was := x.tokens[c.Token]; was != nil {
-		if was.proc != p || was.first != first || was.last != last {
+		if was.proc != p || was.first != first || was.last != last || was.Call != c.Call {
 			x.addf(ClaimChanged, "claim %s of proc %s was sent as %d to %d to %s, and as %d to %d of proc %s to %s",
 				c.Token, was.Proc, was.first, was.last, was.Span, first, last, c.Proc, c.Span)
 		}
@@ -154,7 +154,7 @@ func (x *index) judge(a *ack) certainty {
 	}
 	since := x.Began.Add(a.Begin - x.ClockSkew).UnixMilli()
 	for _, l := range a.Output {
-		if t := x.topics[l.Topic]; t != nil && !t.mayHaveTaken(since) {
+		if !x.topics[l.Topic].mayHaveTaken(since) {
 			return no
 		}
 	}
@@ -267,6 +267,29 @@ func (x *index) checkClaims() {
 				x.addf(TwoClaims, "proc %s: %s (%d to %d) was handed out to %s; %s (%d to %d) was handed out before, by %s, and lives until %s",
 					p.Name, b.Token, b.first, b.last, b.Span, longest.Token, longest.first, longest.last, at(longest.end), at(longestLives))
 			}
+		}
+	}
+}
+
+// checkCalls looks for calls of a processor for the same logs under another id, and for other logs under the same one.
+func (x *index) checkCalls() {
+	calls := map[string]*claim{} // by id
+	for _, p := range x.sortedProcs() {
+		ids := map[int64]*claim{} // by the first log
+		for _, c := range p.claims {
+			if c.Call == "" {
+				continue
+			}
+			same, before := ids[c.first], calls[c.Call]
+			switch {
+			case before != nil && (before.proc != p || before.first != c.first || before.last != c.last):
+				x.addf(CallChanged, "proc %s: %d to %d came under the id %s, as %d to %d of proc %s had", p.Name, c.first, c.last, c.Call,
+					before.first, before.last, before.Proc)
+			case same != nil && same.Call != c.Call && len(p.seeks) == 0:
+				x.addf(CallChanged, "proc %s: %d to %d came under the id %s, and %d to %d under %s", p.Name, c.first, c.last, c.Call,
+					same.first, same.last, same.Call)
+			}
+			ids[c.first], calls[c.Call] = c, c
 		}
 	}
 }

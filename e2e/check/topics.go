@@ -83,6 +83,9 @@ func (x *index) checkWhole(w *write) {
 				x.addf(TooEarly, "%d-%d of topic %s, %q, is from before %s began, by %d ms", ts, w.found[i], t.name, l.Value, w.Span, limit-ts)
 			}
 		}
+		if there := min(w.End, k.seen); there != Never && k.ts > x.Began.Add(there+x.ClockSkew).UnixMilli() {
+			x.addf(TooLate, "%d-%d of topic %s, %q, of %s is from after %s, when it was there", k.ts, w.found[i], t.name, l.Value, w.Span, at(there))
+		}
 		if k.ts != ts {
 			x.addf(Scattered, "%s by %s: %q has the timestamp %d, and %q has %d", w.what, w.Span, w.logs[first].Value, ts, l.Value, k.ts)
 		}
@@ -92,16 +95,16 @@ func (x *index) checkWhole(w *write) {
 		last[l.Topic] = w.found[i]
 	}
 	for i, l := range w.logs {
-		if t := x.topics[l.Topic]; t != nil && w.found[i] < 0 && w.acked == nil && !t.mayHaveTaken(ts) {
+		if w.found[i] < 0 && w.acked == nil && !x.topics[l.Topic].mayHaveTaken(ts) {
 			x.addf(Partial, "%s by %s: %q is in topic %s at seq %d, and %q is not in topic %s",
 				w.what, w.Span, w.logs[first].Value, w.logs[first].Topic, w.found[first], l.Value, l.Topic)
 		}
 	}
 }
 
-// mayHaveTaken reports whether GC may have taken a log of the time ts, or of later, from t.
+// mayHaveTaken reports whether GC may have taken a log of the time ts, or of later, from t; nil is a topic that there is not.
 func (t *topic) mayHaveTaken(ts int64) bool {
-	if t.First == 0 {
+	if t == nil || t.First == 0 {
 		return false
 	}
 	for seq := t.First; seq < t.Head; seq++ {

@@ -17,6 +17,7 @@ const (
 	TwoBodies     Kind = "two-bodies"     // an id that was seen with different bodies, or a seq with different ids
 	BackInTime    Kind = "back-in-time"   // a timestamp that decreases along seq
 	TooEarly      Kind = "too-early"      // a timestamp from before the request: not the clock read after the locks
+	TooLate       Kind = "too-late"       // a timestamp from after its log was there
 	Late          Kind = "late"           // a log that turned up after a later one had been seen
 	Partial       Kind = "partial"        // a commit of which only a part is there, or was
 	Scattered     Kind = "scattered"      // a commit whose logs have several timestamps, or are not one run of a topic
@@ -29,6 +30,7 @@ const (
 	// Procs.
 	TwoClaims    Kind = "two-claims"    // two live claims of one proc
 	ClaimChanged Kind = "claim-changed" // a token under which other logs were sent, or a claim that is no run of the topic
+	CallChanged  Kind = "call-changed"  // calls for the same logs under several ids, or for several logs under one
 	LostToken    Kind = "lost-token"    // an ack, a reclaim or an extension by the token of a claim that had ended
 	AckedTwice   Kind = "acked-twice"   // logs that were handed out after they had been acked, or acked twice
 	AckUndone    Kind = "ack-undone"    // an ack that a proc's position does not show
@@ -71,6 +73,7 @@ func Verify(h History) []Violation {
 	x.checkOrder()
 	x.checkVisible()
 	x.checkClaims()
+	x.checkCalls()
 	x.checkAcks()
 	x.checkOutputs()
 	x.checkCollections()

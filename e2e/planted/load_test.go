@@ -27,8 +27,8 @@ import (
 // long a stream waits for the rest when the load has ended.
 const (
 	progress       = 40 // commits
-	loadTime       = 60 * time.Second
-	silence        = 6 * time.Second
+	loadTime       = 2 * time.Minute
+	silence        = 12 * time.Second
 	requestTimeout = 8 * time.Second
 	reclaimTimeout = 300 * time.Millisecond
 )
@@ -57,7 +57,7 @@ func workOut(t *testing.T, bug, kill string) check.History {
 	l := &load{database: database, heads: map[string]int64{}}
 	l.servers = [2]*server{newServer(t, database, bug, kill), newServer(t, database, bug, "")}
 	l.Recorder = check.NewRecorder()
-	l.WakeUp(10 * time.Second)
+	l.WakeUp(20 * time.Second)
 	l.prepare(t)
 	busy, stop := context.WithTimeout(context.Background(), loadTime)
 	defer stop()
@@ -597,7 +597,7 @@ func (l *load) progress(ctx context.Context) bool {
 
 // finish takes down what is left.
 func (l *load) finish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	s := l.servers[1]
 	heads := map[string]int64{}

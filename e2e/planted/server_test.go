@@ -120,7 +120,7 @@ func (s *server) start() error {
 		return nil
 	case <-ended:
 		return fmt.Errorf("the server ended: %v\n%s", cmd.ProcessState, s.log.tail())
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		return fmt.Errorf("the server does not serve:\n%s", s.log.tail())
 	}
 }
