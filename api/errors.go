@@ -63,6 +63,14 @@ type Error struct {
 	FirstID *ID
 	// RetryAfter is told with CodeOverloaded, CodeUnavailable and CodeRateLimited.
 	RetryAfter time.Duration
+	// Quota may be told with CodeRateLimited: of what there are too many at a time.
+	Quota *Quota
+}
+
+// Quota is how many of something one client may have at a time.
+type Quota struct {
+	Name string // a word
+	Most int
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }

@@ -273,8 +273,8 @@ func (p *Proc) delay() int64 {
 	}
 	h := fnv.New64a()
 	h.Write([]byte(p.handedOut()))
-	h.Write([]byte{byte(p.Reclaims), byte(p.Reclaims >> 8)})
-	x := h.Sum64() // mixed, so that near inputs do not give near delays
+	h.Write([]byte{byte(p.Reclaims), byte(p.Reclaims >> 8)}) //nolint:gosec // what is cut off would but change the delay
+	x := h.Sum64()                                           // mixed, so that near inputs do not give near delays
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
 	x ^= x >> 33

@@ -205,11 +205,17 @@ type WaitRequest struct {
 // DefaultWaitTimeout is in ms.
 const DefaultWaitTimeout = 30_000
 
+// MaxWaitProcs is the most procs that one WaitRequest may name.
+const MaxWaitProcs = 1_000
+
 // Validate answers the 400 that r deserves.
 func (r *WaitRequest) Validate() error {
 	names := r.Names()
-	if names != nil && len(names) == 0 {
+	switch {
+	case names != nil && len(names) == 0:
 		return Errorf(CodeInvalidRequest, "no procs are named: leave procs and upTo out to wait for every active proc")
+	case len(names) > MaxWaitProcs:
+		return Errorf(CodeInvalidRequest, "a wait names at most %d procs", MaxWaitProcs)
 	}
 	named := make(map[string]bool, len(names))
 	for _, name := range names {

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,6 +42,9 @@ func TestWaitRequest(t *testing.T) {
 		`{"upTo":{"a":"-5-6"}}`:                           {code: api.CodeInvalidRangeOffset},
 		`{"upTo":{"a":"5-9223372036854775808"}}`:          {code: api.CodeInvalidRangeOffset},
 		`{"procs":["a"],"upTo":{"a":"5-6"},"timeout":-1}`: {code: api.CodeInvalidRequest},
+
+		`{"procs":["a"` + strings.Repeat(`,"a"`, api.MaxWaitProcs-1) + `]}`: {"", slices.Repeat([]string{"a"}, api.MaxWaitProcs)},
+		`{"procs":["a"` + strings.Repeat(`,"a"`, api.MaxWaitProcs) + `]}`:   {code: api.CodeInvalidRequest},
 	} {
 		var req api.WaitRequest
 		err := api.DecodeJSON([]byte(text), &req)

@@ -188,7 +188,7 @@ func (e *Events) pause() time.Duration {
 		return e.delay
 	}
 	grown := min(max(e.delay, defaultRetry)<<min(e.failures, 10), longestRetry)
-	return max(e.delay, grown/2+rand.N(grown/2))
+	return max(e.delay, grown/2+rand.N(grown/2)) //nolint:gosec // a delay is to be spread, not secret
 }
 
 // passing reports whether an attempt failed for a reason that may pass.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"pipeproc/api"
 )
@@ -23,6 +24,37 @@ func (c *Client) Tail(ctx context.Context, o TailOptions, options ...StreamOptio
 	q := url.Values{"topic": o.Topics}
 	set(q, "start", o.Start)
 	return c.stream(ctx, withQuery(path("tail"), q), options)
+}
+
+// StreamTicket opens streams of events at one path, one at a time: for those who can send but a URL, as a browser's
+// EventSource. The first is to be opened before ExpiresAt, each further one within a minute of the end of the one before.
+type StreamTicket struct {
+	Ticket    string `json:"ticket"` // goes into the query, as ticket=
+	Path      string `json:"path"`
+	ExpiresAt int64  `json:"expiresAt"` // ms
+}
+
+// StreamTicket makes a ticket with the client's API key, whose role is to be enough for the path: /v1/tail,
+// /v1/topics/{topic}/logs, /v1/topics/{topic}/live, or a liveProc's ChangesPath.
+func (c *Client) StreamTicket(ctx context.Context, path string) (t StreamTicket, err error) {
+	_, err = c.call(ctx, http.MethodPost, "/v1/stream-tickets", struct {
+		Path string `json:"path"`
+	}{path}, &t)
+	return t, err
+}
+
+// WithTicket opens the stream with a ticket for its path, instead of the client's API key.
+func WithTicket(ticket string) StreamOption {
+	return func(e *Events) {
+		keyless := *e.client
+		keyless.token = ""
+		e.client = &keyless
+		before := "?"
+		if strings.Contains(e.path, "?") {
+			before = "&"
+		}
+		e.path += before + url.Values{"ticket": {ticket}}.Encode()
+	}
 }
 
 // TailLog is the data of a tail's "log".

@@ -29,6 +29,8 @@ func TestBrowser(t *testing.T) {
 		"the second tab replaces the first":        secondTabReplacesFirst,
 		"a destroyed liveProc closes its stream":   destroyedLiveProcCloses,
 		"a page of another site makes no liveProc": otherSitesAreRefused,
+		"an allowed origin streams by a ticket":    allowedOriginStreams,
+		"no other origin does":                     otherOriginsAreRefused,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

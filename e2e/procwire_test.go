@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"pipeproc/pgstore/pgtest"
 )
@@ -201,7 +202,7 @@ func (a *wireAnswer) isProblem(status int, code string, extensions ...string) *w
 	if got := a.Header.Get("Content-Type"); got != "application/problem+json" {
 		a.t.Errorf("%s: the problem is %s", a.what, got)
 	}
-	a.hasExactly("", append([]string{"type", "title", "status", "detail", "code"}, extensions...)...)
+	a.hasExactly("", append([]string{"type", "title", "status", "detail", "code", "requestId"}, extensions...)...)
 	if a.num("status") != int64(status) {
 		a.t.Errorf("%s: the problem tells status %v of a %d", a.what, a.at("status"), status)
 	}
@@ -350,7 +351,8 @@ func (a *wireAnswer) hasSeqs(path string, first, last int64) *wireAnswer {
 // tellsAs holds that a tells the same as want.
 func (a *wireAnswer) tellsAs(want *wireAnswer) *wireAnswer {
 	a.t.Helper()
-	if d := cmp.Diff(want.JSON, a.JSON); d != "" || want.Status != a.Status {
+	named := cmpopts.IgnoreMapEntries(func(name string, _ any) bool { return name == "requestId" })
+	if d := cmp.Diff(want.JSON, a.JSON, named); d != "" || want.Status != a.Status {
 		a.t.Errorf("%s: %d (-want +got):\n%s", a.what, a.Status, d)
 	}
 	return a

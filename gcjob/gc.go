@@ -38,10 +38,9 @@ func NewGC(c GCConfig) *Loop {
 	c.Interval = cmp.Or(c.Interval, DefaultInterval)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return &Loop{
-		name:     "gc",
 		interval: c.Interval,
 		jitter:   c.Interval / 10,
-		patience: gcPatience,
+		turns:    &api.Turns{Name: "gc", Every: c.Interval, Patience: gcPatience},
 		logger:   c.Logger,
 		turn:     c.collect,
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -130,25 +131,22 @@ func TestTrouble(t *testing.T) {
 			}
 			return nil
 		}}})
-		if l.Healthy() {
-			t.Error("healthy before Run")
-		}
 		stop := start(t, l)
-		healthy := func(want bool) {
+		turning := func() {
 			t.Helper()
-			if l.Healthy() != want {
-				t.Errorf("healthy: %v", !want)
+			if err := l.Turns().Stuck(); err != nil {
+				t.Error(err)
 			}
 		}
-		healthy(true)
-		if !l.LastTurn().IsZero() {
+		turning()
+		if !l.Turns().Last().IsZero() {
 			t.Error("a turn before the first one")
 		}
 		for _, b := range []bool{false, true, false, true} {
 			broken.Store(b)
 			passes(10 * time.Second)
-			healthy(!b)
-			if since := time.Since(l.LastTurn()); since > time.Second {
+			turning() // a turn that fails is one
+			if since := time.Since(l.Turns().Last()); since > time.Second {
 				t.Errorf("the last turn was %v ago", since)
 			}
 		}
@@ -159,16 +157,17 @@ func TestTrouble(t *testing.T) {
 		}
 		broken.Store(false)
 		passes(2 * time.Second)
-		healthy(true)
+		turning()
 		stop()
-		healthy(false)
+		passes(time.Hour)
+		turning() // it is not expected to
 		stop = start(t, l)
-		healthy(true)
+		turning()
 		stop()
 	})
 }
 
-// TestHangs: a turn that does not end makes the loop unhealthy; its end makes it healthy again.
+// TestHangs: a turn that does not end is noticed, until it does.
 func TestHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logger()
@@ -183,17 +182,17 @@ func TestHangs(t *testing.T) {
 		}}})
 		stop := start(t, l)
 		passes(30 * time.Second)
-		if !l.Healthy() {
-			t.Error("unhealthy after 30 s")
+		if err := l.Turns().Stuck(); err != nil {
+			t.Error("after 30 s: ", err)
 		}
 		passes(2 * time.Second)
-		if l.Healthy() {
-			t.Error("healthy though a turn hangs")
+		if err := l.Turns().Stuck(); api.CodeOf(err) != api.CodeUnavailable || !strings.Contains(err.Error(), `"sweep"`) {
+			t.Error("a turn hangs: ", err)
 		}
 		release <- struct{}{}
 		synctest.Wait()
-		if !l.Healthy() {
-			t.Error("unhealthy though the turn ended")
+		if err := l.Turns().Stuck(); err != nil {
+			t.Error("the turn has ended: ", err)
 		}
 		passes(2 * time.Second)
 		stop() // in the middle of a turn

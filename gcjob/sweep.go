@@ -25,10 +25,9 @@ type SweepConfig struct {
 // not; several servers may run it on one database.
 func NewSweep(c SweepConfig) *Loop {
 	return &Loop{
-		name:     "sweep",
 		interval: sweepInterval,
 		jitter:   sweepInterval / 10,
-		patience: sweepPatience,
+		turns:    &api.Turns{Name: "sweep", Every: sweepInterval, Patience: sweepPatience},
 		logger:   cmp.Or(c.Logger, slog.Default()),
 		turn:     c.Collector.Sweep,
 	}

@@ -70,7 +70,7 @@ func (s *Server) end(w http.ResponseWriter, r *http.Request, req api.AckRequest)
 	if err != nil {
 		return err
 	}
-	return send(w, http.StatusOK, "application/json", body)
+	return send(w, http.StatusOK, typeJSON, body)
 }
 
 func encodeAcked(acked api.Acked) ([]byte, error) {

@@ -11,9 +11,17 @@ import (
 	"pipeproc/api"
 )
 
+// Values of headers. They are shared, and never changed.
+var (
+	typeJSON    = []string{"application/json"}
+	typeProblem = []string{"application/problem+json"}
+	typeYAML    = []string{"application/yaml"}
+	noStore     = []string{"no-store"}
+)
+
 // respond answers with v as JSON.
 func respond(w http.ResponseWriter, status int, v any) error {
-	return respondAs(w, status, "application/json", v)
+	return respondAs(w, status, typeJSON, v)
 }
 
 // respondUnless responds with what a call answered, unless it answered an error.
@@ -24,7 +32,7 @@ func respondUnless(err error, w http.ResponseWriter, status int, v any) error {
 	return respond(w, status, v)
 }
 
-func respondAs(w http.ResponseWriter, status int, contentType string, v any) error {
+func respondAs(w http.ResponseWriter, status int, contentType []string, v any) error {
 	var b bytes.Buffer
 	if err := encode(&b, v); err != nil {
 		return err
@@ -34,9 +42,11 @@ func respondAs(w http.ResponseWriter, status int, contentType string, v any) err
 }
 
 // send writes a whole answer, step by step, each with its deadline.
-func send(w http.ResponseWriter, status int, contentType string, body []byte) error {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+func send(w http.ResponseWriter, status int, contentType []string, body []byte) error {
+	rec := w.(*recorder)
+	rec.length[0] = strconv.Itoa(len(body))
+	h := w.Header()
+	h["Content-Type"], h["Content-Length"] = contentType, rec.length[:]
 	c := http.NewResponseController(w)
 	w.WriteHeader(status)
 	for part := range slices.Chunk(body, step) {
@@ -49,7 +59,7 @@ func send(w http.ResponseWriter, status int, contentType string, body []byte) er
 }
 
 // sendFlushed is send that tells whether the connection took the whole answer.
-func sendFlushed(w http.ResponseWriter, status int, contentType string, body []byte) error {
+func sendFlushed(w http.ResponseWriter, status int, contentType []string, body []byte) error {
 	if err := send(w, status, contentType, body); err != nil {
 		return err
 	}

@@ -73,6 +73,12 @@ func first(data []byte) byte {
 	return 0
 }
 
+// What a body takes in memory grows with what has come of it, so that a client which only tells of a large one holds little.
+const (
+	firstRoom = 16 << 10
+	growth    = 8
+)
+
 // readBody reads the whole body, which is JSON unless it is empty.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > api.MaxRequestSize {
@@ -83,26 +89,44 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 			return nil, err
 		}
 	}
+	size := api.MaxRequestSize + 1 // with room to see that it ends
+	if r.ContentLength >= 0 {
+		size = int(r.ContentLength) + 1
+	}
 	c := http.NewResponseController(w)
-	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), step)) + bytes.MinRead)
-	for {
-		_ = c.SetReadDeadline(time.Now().Add(readTimeout))
-		_, err := io.CopyN(&body, r.Body, min(step, api.MaxRequestSize+1-int64(body.Len())))
-		switch {
-		case errors.Is(err, io.EOF):
-			if r.ContentLength < 0 && body.Len() > 0 {
-				return body.Bytes(), checkMediaType(r.Header)
+	var body []byte
+	for timed := 0; ; {
+		if len(body) == cap(body) {
+			room := min(max(firstRoom, growth*cap(body)), size)
+			if err := hold(w, room-cap(body)); err != nil {
+				return nil, err
 			}
-			return body.Bytes(), nil
-		case err != nil:
-			w.Header().Set("Connection", "close")
-			return nil, api.Errorf(api.CodeInvalidRequest, "the body broke off, or took longer than %s for %d bytes",
-				readTimeout, step)
-		case body.Len() > api.MaxRequestSize:
+			body = append(make([]byte, 0, room), body...)
+		}
+		if len(body) >= timed {
+			_ = c.SetReadDeadline(time.Now().Add(readTimeout))
+			timed = len(body) + step
+		}
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case len(body) > api.MaxRequestSize:
 			return nil, tooLarge()
+		case errors.Is(err, io.EOF):
+			if r.ContentLength < 0 && len(body) > 0 {
+				return body, checkMediaType(r.Header)
+			}
+			return body, nil
+		case err != nil:
+			return nil, brokenOff(w)
 		}
 	}
+}
+
+// brokenOff is what is said of a body that did not come. The connection is of no more use.
+func brokenOff(w http.ResponseWriter) error {
+	w.Header().Set("Connection", "close")
+	return api.Errorf(api.CodeInvalidRequest, "the body broke off, or took longer than %s for %d bytes", readTimeout, step)
 }
 
 func tooLarge() error {
@@ -111,14 +135,17 @@ func tooLarge() error {
 
 // checkMediaType answers CodeUnsupportedMedia unless the body is plain JSON in UTF-8.
 func checkMediaType(h http.Header) error {
-	for _, coding := range h.Values("Content-Encoding") {
+	for _, coding := range h["Content-Encoding"] {
 		if coding != "" && !strings.EqualFold(coding, "identity") {
 			return api.Errorf(api.CodeUnsupportedMedia, "a body is sent as it is, without Content-Encoding")
 		}
 	}
-	given := h.Values("Content-Type")
+	given := h["Content-Type"]
 	if len(given) != 1 {
 		return notJSON()
+	}
+	if given[0] == "application/json" { // as it mostly is
+		return nil
 	}
 	mediaType, params, err := mime.ParseMediaType(given[0])
 	if err != nil || mediaType != "application/json" {
@@ -139,9 +166,14 @@ func notJSON() error {
 // see its connection reset instead of the answer.
 func drain(w http.ResponseWriter, r *http.Request) {
 	broken := w.Header().Get("Connection") == "close"
-	if broken || r.ContentLength == 0 || r.Header.Get("Expect") != "" { // who asks before sending sends nothing
+	if broken || r.ContentLength == 0 {
 		return
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
+	c := http.NewResponseController(w)
+	if r.Header.Get("Expect") != "" && r.ProtoAtLeast(1, 1) { // who asks before sending sends nothing, but net/http waits for it
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		return
+	}
+	_ = c.SetReadDeadline(time.Now().Add(readTimeout))
 	_, _ = io.CopyN(io.Discard, r.Body, 2*api.MaxRequestSize)
 }

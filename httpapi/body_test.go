@@ -38,6 +38,7 @@ var bodies = []struct {
 	{"POST", "/v1/system-procs/s/rotate-secret", `{"overlap":0}`, true},
 	{"POST", "/v1/live-procs", `{"topic":"t","mode":"all"}`, false},
 	{"POST", "/v1/live-procs/n/cancel", `{}`, true},
+	{"POST", "/v1/stream-tickets", `{"path":"/v1/tail"}`, false},
 	{"POST", "/v1/gc", `{}`, true},
 	{"POST", "/v1/shutdown", `{}`, true},
 }
@@ -95,6 +96,9 @@ func TestBodies(t *testing.T) {
 		calls := 0
 		s := willing(&calls)
 		a := call(t, s, b.method, b.path, b.good)
+		if b.path == "/v1/stream-tickets" {
+			calls++ // no store hears of it
+		}
 		if a.status >= 300 || calls != 1 {
 			t.Errorf("%s %s: %d after %d calls: %s", b.method, b.path, a.status, calls, a.body)
 		}
@@ -197,7 +201,7 @@ func TestRefusalReachesAClientThatIsStillSending(t *testing.T) {
 		{"/v1/topics/a.b/logs", "application/json", 8 << 20, 400},
 	} {
 		conn := dial(t, server.Listener.Addr().String())
-		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: h\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", c.path, c.contentType, c.size)
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", c.path, c.contentType, c.size)
 		if _, err := io.CopyN(conn, spaces{}, int64(c.size)); err != nil {
 			t.Fatalf("%s %s: %v", c.path, c.contentType, err)
 		}
@@ -212,7 +216,7 @@ func TestRefusalReachesAClientThatIsStillSending(t *testing.T) {
 	}
 	// Who asks first is told at once, and sends nothing.
 	conn := dial(t, server.Listener.Addr().String())
-	fmt.Fprintf(conn, "POST /v1/commit HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", 17<<20)
+	fmt.Fprintf(conn, "POST /v1/commit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", 17<<20)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +280,7 @@ func TestSlowBody(t *testing.T) {
 		calls := 0
 		conn := inMemory(t, willing(&calls))
 		begun := time.Now()
-		fmt.Fprintf(conn, "POST /v1/procs/p/ack HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+		fmt.Fprintf(conn, "POST /v1/procs/p/ack HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -311,7 +315,7 @@ func TestLongWaitsOnOneConnection(t *testing.T) {
 		})
 		conn := inMemory(t, s)
 		reader := bufio.NewReader(conn)
-		const claim = "POST /v1/procs/p/claim HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+		const claim = "POST /v1/procs/p/claim HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 		for _, c := range []struct {
 			request string
 			status  int
@@ -319,8 +323,8 @@ func TestLongWaitsOnOneConnection(t *testing.T) {
 		}{
 			{claim, 204, ""},
 			{claim, 204, ""},
-			{"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", 200, `{"status":"ok"}` + "\n"},
-			{"GET /v1/tail?topic=t HTTP/1.1\r\nHost: h\r\n\r\n", 200, "data: late"},
+			{"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, `{"status":"ok"}` + "\n"},
+			{"GET /v1/tail?topic=t HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, "data: late"},
 		} {
 			fmt.Fprint(conn, c.request)
 			resp, err := http.ReadResponse(reader, nil)
@@ -354,7 +358,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		}})
 		conn := inMemory(t, s)
 		begun := time.Now()
-		fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: h\r\n\r\n")
+		fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if took := (<-undone).Sub(begun); took != writeTimeout {
 			t.Errorf("undone after %v", took)
 		}

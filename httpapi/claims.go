@@ -42,6 +42,9 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request, claimed *api.Cl
 	}
 	err := r.Context().Err()
 	if err == nil {
+		err = hold(w, sizeOf(claimed.Logs))
+	}
+	if err == nil {
 		err = sendClaimed(w, claimed)
 	}
 	if err == nil {
@@ -50,7 +53,8 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request, claimed *api.Cl
 	ctx, cancel := detached(r)
 	defer cancel()
 	if undo := s.Procs.UndoClaim(ctx, claimed.Proc, claimed.Claim.Token); undo != nil {
-		s.Logger.Warn("a claim that was not delivered stays until its time-out", "proc", claimed.Proc, "error", undo)
+		s.Logger.Warn("a claim that was not delivered stays until its time-out",
+			"request", api.CallerOf(r.Context()).RequestID, "proc", claimed.Proc, "error", undo)
 	}
 	return err
 }
@@ -62,7 +66,7 @@ func sendClaimed(w http.ResponseWriter, claimed *api.Claimed) error {
 		return err
 	}
 	b.WriteString("}\n")
-	return sendFlushed(w, http.StatusOK, "application/json", b.Bytes())
+	return sendFlushed(w, http.StatusOK, typeJSON, b.Bytes())
 }
 
 // encodeClaim writes the members claim and logs.

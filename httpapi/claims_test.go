@@ -209,7 +209,7 @@ func TestClaimOfAClientThatWentAway(t *testing.T) {
 		}})
 		server := serve(t, s)
 		conn := dial(t, server.Listener.Addr().String())
-		fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n%s",
+		fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n%s",
 			`{"wait":60000}`)
 		<-waiting
 		if reset {
@@ -235,7 +235,7 @@ func TestClaimOfAClientThatGoesAwayHalfway(t *testing.T) {
 	}})
 	server := serve(t, s)
 	conn := dial(t, server.Listener.Addr().String())
-	fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: h\r\n\r\n")
+	fmt.Fprintf(conn, "POST /v1/procs/p/claim HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	if _, err := conn.Read(make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}

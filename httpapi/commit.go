@@ -111,7 +111,7 @@ func (s *Server) add(w http.ResponseWriter, r *http.Request, l newLogs) error {
 	}
 	var b bytes.Buffer
 	encodeCommitted(&b, l.one, done)
-	return send(w, status, "application/json", b.Bytes())
+	return send(w, status, typeJSON, b.Bytes())
 }
 
 // encodeCommitted writes the answer to a commit, of one log or of a list, and a line's end. encoding/json would take longer
@@ -140,7 +140,7 @@ func encodeCommitted(b *bytes.Buffer, one bool, done api.Committed) {
 // idempotencyKey reads the header of that name; nil when there is none. The hash tells requests apart that would not
 // have the same answer: by route, form, topics and bodies.
 func idempotencyKey(r *http.Request, l newLogs) (*api.IdempotencyKey, error) {
-	given := r.Header.Values("Idempotency-Key")
+	given := r.Header["Idempotency-Key"]
 	if len(given) == 0 {
 		return nil, nil
 	}
@@ -162,7 +162,7 @@ func idempotencyKey(r *http.Request, l newLogs) (*api.IdempotencyKey, error) {
 		part([]byte(log.Topic))
 		part(log.Body)
 	}
-	return &api.IdempotencyKey{Key: given[0], Hash: [32]byte(h.Sum(nil))}, nil
+	return &api.IdempotencyKey{Key: given[0], APIKey: api.CallerOf(r.Context()).Key, Hash: [32]byte(h.Sum(nil))}, nil
 }
 
 func validKey(key string) bool {

@@ -1,10 +1,12 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -33,6 +35,18 @@ func checked(h handler, query []string) handler {
 			return err
 		}
 		return h(w, r)
+	}
+}
+
+// storeTimeout is how long the store may take to answer what but reads. What writes it ends itself.
+const storeTimeout = 30 * time.Second
+
+// inTime is h, whose context ends when the store has taken too long.
+func inTime(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+		defer cancel()
+		return h(w, r.WithContext(ctx))
 	}
 }
 
@@ -94,8 +108,9 @@ func checkQuery(raw string, allowed []string) error {
 }
 
 // clip keeps what a caller sent short enough to be told back.
-func clip(s string) string {
-	const most = 64
+func clip(s string) string { return clipped(s, 64) }
+
+func clipped(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}
@@ -134,7 +149,7 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if allow == nil {
-		return api.Errorf(api.CodeNotFound, "there is nothing at %q", clip(r.URL.Path))
+		return api.Errorf(api.CodeNotFound, "there is nothing at %q", clip(toldPath(r)))
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
 	return api.Errorf(api.CodeMethodNotAllowed, "%s is not allowed here; %s", clip(r.Method), strings.Join(allow, ", "))

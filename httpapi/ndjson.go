@@ -42,8 +42,12 @@ func (s *Server) sendLines(w http.ResponseWriter, r *http.Request, query url.Val
 	}
 	defer done()
 	head := r.Method == http.MethodHead
-	x := &lines{logs: s.Logs, size: firstPage, read: firstPage / minLine, bytes: firstPage}
+	x := &lines{logs: s.Logs, size: firstPage, read: firstPage / minLine, bytes: firstPage, room: &s.lines}
+	defer x.close()
 	if err := x.begin(r.Context(), r.PathValue("topic"), q, head); err != nil {
+		return err
+	}
+	if err := x.hold(cap(x.page)); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", asLines)
@@ -65,7 +69,9 @@ func (s *Server) sendLines(w http.ResponseWriter, r *http.Request, query url.Val
 		})
 		more := x.run.Len() > 0
 		if more {
-			err = x.next(r.Context())
+			if err = x.next(r.Context()); err == nil {
+				err = x.hold(max(cap(page), cap(x.page)))
+			}
 		}
 		writing.Wait()
 		switch {
@@ -89,13 +95,41 @@ type lines struct {
 	spare []byte // a buffer
 
 	read, bytes int // logs and bytes of bodies in the page, of which the next one's size in logs is told
+
+	room *room // shared by all ranges as lines
+	held int64 // what this one has of it
 }
+
+// linesRoom is what the pages of all ranges as lines may take beyond ownLines, which each has for itself: pages grow for who
+// reads quickly, and large logs make large pages, however slowly they are read.
+const (
+	linesRoom = 256 << 20
+	ownLines  = 4 * firstPage
+)
+
+// hold takes of the room what two pages of n bytes take, and gives back what is more. CodeOverloaded where there is not as much.
+func (x *lines) hold(n int) error {
+	more := max(0, 2*int64(n)-ownLines) - x.held
+	if more > 0 && !x.room.take(more) {
+		return noRoom("the ranges that are being read take all the memory that there is for them")
+	}
+	if more < 0 {
+		x.room.give(-more)
+	}
+	x.held += more
+	return nil
+}
+
+// close gives back what is held.
+func (x *lines) close() { x.room.give(x.held) }
 
 // minLine is what a log is taken for at least, so that many small ones do not make a large page.
 const minLine = 64
 
 // begin resolves the range and reads the first page, unless it is the answer to a HEAD.
 func (x *lines) begin(ctx context.Context, topic string, q api.RangeQuery, head bool) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	for range maxResolved {
 		if x.run, err = x.logs.Resolve(ctx, topic, q); err != nil || head || x.run.Len() == 0 {
 			break
@@ -109,6 +143,8 @@ func (x *lines) begin(ctx context.Context, topic string, q api.RangeQuery, head 
 
 // next reads the next page, into the spare buffer.
 func (x *lines) next(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	page := x.spare[:0]
 	read, bytes, last := 0, 0, int64(0)
 	about := 1 + int64(x.size)*int64(x.read)/int64(x.bytes)
@@ -134,9 +170,12 @@ func (x *lines) next(ctx context.Context) error {
 func (x *lines) resize(took time.Duration, written []byte) {
 	if took > quickly {
 		x.size = firstPage
+		_ = x.hold(cap(x.page)) // less than before
 		return
 	}
-	x.size = min(2*x.size, mostPage)
+	if larger := min(2*x.size, mostPage); x.hold(max(2*larger, cap(written), cap(x.page))) == nil { // appending makes buffers larger
+		x.size = larger
+	}
 	x.spare = written
 }
 

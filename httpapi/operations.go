@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -53,17 +54,21 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
 // readyTimeout is how long readiness may take to find out.
 const readyTimeout = 5 * time.Second
 
-// readyz handles GET /readyz: the store answers.
+// readyz handles GET /readyz: the store answers, and the server's loops turn.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
 	if err := s.Health.Ready(ctx); err != nil {
-		return fmt.Errorf("%w: %w", api.Errorf(api.CodeUnavailable, "the server is not ready"), err)
+		why := api.Errorf(api.CodeUnavailable, "the server is not ready")
+		if told, ok := errors.AsType[*api.Error](err); ok && told.Code == api.CodeUnavailable {
+			why.Message += ": " + told.Message
+		}
+		return fmt.Errorf("%w: %w", why, err)
 	}
 	return respond(w, http.StatusOK, status{"ready"})
 }
 
 // openAPI handles GET /openapi.yaml.
 func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
-	return send(w, http.StatusOK, "application/yaml", s.OpenAPI)
+	return send(w, http.StatusOK, typeYAML, s.OpenAPI)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -24,7 +23,7 @@ var kinds = map[api.Code]struct {
 	api.CodeInvalidRangeOffset:  {http.StatusBadRequest, "Not a place in a topic"},
 	api.CodeNoValidProcessor:    {http.StatusBadRequest, "No valid processor"},
 	api.CodeUnauthorized:        {http.StatusUnauthorized, "A key is needed"},
-	api.CodeForbidden:           {http.StatusForbidden, "The key does not allow this"},
+	api.CodeForbidden:           {http.StatusForbidden, "This is not allowed"},
 	api.CodeNotFound:            {http.StatusNotFound, "No such route"},
 	api.CodeInvalidTopic:        {http.StatusNotFound, "No such topic"},
 	api.CodeInvalidProc:         {http.StatusNotFound, "No such proc"},
@@ -63,6 +62,7 @@ type problem struct {
 	Status    int             `json:"status"`
 	Detail    string          `json:"detail"`
 	Code      api.Code        `json:"code"`
+	RequestID string          `json:"requestId,omitempty"`
 	ExpiresAt json.RawMessage `json:"expiresAt,omitempty"` // of CodeAlreadyClaimed; maybe null
 	FirstID   json.RawMessage `json:"firstId,omitempty"`   // of CodeCollected; maybe null
 }
@@ -88,40 +88,39 @@ func problemOf(err error) (problem, *api.Error) {
 // refuse answers a request with err: as a problem, if there is still somebody to tell. Else it cuts the connection: an
 // answer that is missing or half there must not look like a whole one.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	logger := s.Logger.With("method", r.Method, "path", r.URL.Path)
+	rec := w.(*recorder)
 	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
 		if cause := context.Cause(r.Context()); api.CodeOf(cause) != api.CodeInternal {
 			err = cause // it is the server that goes away, and says so
 		}
 	}
-	if w.(*recorder).status != 0 || r.Context().Err() != nil && errors.Is(err, context.Canceled) {
-		logger.Debug("the client went away", "error", err)
+	if rec.status != 0 || r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		rec.err = err
 		cut(w)
 	}
 	p, e := problemOf(err)
-	s.note(logger, p, err)
+	p.RequestID = api.CallerOf(r.Context()).RequestID
+	rec.refused(p, err)
+	s.metrics.problem(p.Code)
 	switch e.Code {
 	case api.CodeOverloaded, api.CodeUnavailable, api.CodeRateLimited:
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(max(1, seconds)), 10))
 	}
+	if e.Quota != nil {
+		tellQuota(w.Header(), e.Quota)
+	}
+	s.bodies.give(rec.held) // what came of its body is of no more use
+	rec.held = 0
 	drain(w, r)
-	if err := respondAs(w, p.Status, "application/problem+json", p); err != nil {
-		logger.Debug("the client went away", "error", err)
+	if gone := respondAs(w, p.Status, typeProblem, p); gone != nil {
+		rec.err = errors.Join(err, gone)
 		cut(w)
 	}
 }
 
-// note logs and counts a problem.
-func (s *Server) note(logger *slog.Logger, p problem, err error) {
-	switch {
-	case p.Code == api.CodeInternal:
-		logger.Error("request failed", "code", p.Code, "error", err)
-	case p.Status >= http.StatusInternalServerError:
-		logger.Warn("request failed", "code", p.Code, "error", err)
-	}
-	s.metrics.problems.WithLabelValues(string(p.Code)).Inc()
-}
+// refused remembers why the request was refused, for the log.
+func (w *recorder) refused(p problem, err error) { w.code, w.err = p.Code, err }
 
 // breakOff cuts an answer off that was begun and, because of err, cannot go on. Where it is the client that went away, it
 // leaves that to refuse.
@@ -132,17 +131,20 @@ func (s *Server) breakOff(w http.ResponseWriter, r *http.Request, err error) err
 		}
 	}
 	p, _ := problemOf(err)
-	s.note(s.Logger.With("method", r.Method, "path", r.URL.Path), p, err)
+	rec := w.(*recorder)
+	rec.refused(p, err)
+	s.metrics.problem(p.Code)
 	if r.Context().Err() == nil { // what there was is the client's
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(pieceTimeout))
 		_ = http.NewResponseController(w).Flush()
 	}
-	w.(*recorder).status = p.Status
+	rec.status = p.Status
 	panic(http.ErrAbortHandler)
 }
 
-// cut ends the connection.
+// cut ends the connection; what is told of the request is that its client is gone.
 func cut(w http.ResponseWriter) {
-	w.(*recorder).status = statusGone
+	rec := w.(*recorder)
+	rec.status, rec.code = statusGone, ""
 	panic(http.ErrAbortHandler)
 }

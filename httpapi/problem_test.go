@@ -77,8 +77,8 @@ func TestExtensions(t *testing.T) {
 			t.Errorf("%s, want %s", a.body, c.want)
 		}
 	}
-	call(t, failing(api.Errorf(api.CodeClaimLost, "lost")), "GET", "/v1/topics/t", "").wants(t, 409,
-		`{"type":"urn:pipeproc:problem:claim_lost","title":"The claim was lost","status":409,"detail":"lost","code":"claim_lost"}`)
+	call(t, failing(api.Errorf(api.CodeClaimLost, "lost")), "GET", "/v1/topics/t", "", "X-Request-Id: its-name").wants(t, 409,
+		`{"type":"urn:pipeproc:problem:claim_lost","title":"The claim was lost","status":409,"detail":"lost","code":"claim_lost","requestId":"its-name"}`)
 }
 
 func TestRetryAfter(t *testing.T) {
@@ -100,6 +100,17 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// TestQuota holds that the client which has too many of something is told of what, and how many it may have.
+func TestQuota(t *testing.T) {
+	err := api.Errorf(api.CodeRateLimited, "too many")
+	err.Quota = &api.Quota{Name: "streams-per-key", Most: 7}
+	h := call(t, failing(err), "GET", "/v1/topics/t", "").header
+	if policy, left := h.Get("RateLimit-Policy"), h.Get("RateLimit"); policy != `"streams-per-key";q=7;qu="concurrent-requests"` ||
+		left != `"streams-per-key";r=0` {
+		t.Errorf("RateLimit-Policy: %s, RateLimit: %s", policy, left)
+	}
+}
+
 func TestInternalIsToldToTheLogAlone(t *testing.T) {
 	for _, err := range []error{errors.New("secret cause"), api.Errorf(api.CodeInternal, "secret cause"),
 		fmt.Errorf("secret cause: %w", context.Canceled), // of somebody else's context
@@ -112,16 +123,6 @@ func TestInternalIsToldToTheLogAlone(t *testing.T) {
 		if strings.Contains(a.body, "secret") || !strings.Contains(log.String(), "secret cause") {
 			t.Errorf("wire %s, log %s", a.body, log.String())
 		}
-	}
-}
-
-func TestClientErrorsAreNotLogged(t *testing.T) {
-	var log bytes.Buffer
-	s := failing(api.Errorf(api.CodeInvalidTopic, "unknown"))
-	s.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	call(t, s, "GET", "/v1/topics/t", "")
-	if log.Len() > 0 {
-		t.Error(log.String())
 	}
 }
 

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"pipeproc/api"
 )
@@ -117,7 +119,9 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {
 	if req.Timeout == nil {
 		req.Timeout = new(int64(api.DefaultWaitTimeout))
 	}
-	waited, err := s.Procs.Wait(r.Context(), req)
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(*req.Timeout)*time.Millisecond+storeTimeout)
+	defer cancel()
+	waited, err := s.Procs.Wait(ctx, req)
 	waited.Procs = listed(waited.Procs)
 	return respondUnless(err, w, http.StatusOK, waited)
 }

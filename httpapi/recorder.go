@@ -1,28 +1,53 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/go-chi/chi/v5"
+
+	"pipeproc/api"
 )
 
-// recorder is the ResponseWriter that handlers see: it remembers the status.
+// An exchange is a request on its way: who calls, where it was routed to, and how it was answered. It is the context that
+// tells the first two. Every request costs one, so it is one allocation.
+type exchange struct {
+	context.Context
+	caller   api.Caller
+	route    *chi.Context
+	recorder recorder
+}
+
+func (x *exchange) Value(key any) any {
+	switch key {
+	case api.CallerKey{}:
+		return &x.caller
+	case chi.RouteCtxKey:
+		return x.route
+	}
+	return x.Context.Value(key)
+}
+
+// recorder is the ResponseWriter that handlers see: it remembers how the request was answered.
 type recorder struct {
 	http.ResponseWriter
-	status int // 0 until an answer was begun
+	status int      // 0 until an answer was begun
+	code   api.Code // of the problem that it was refused with
+	err    error    // why it was refused, or broke off: for the log alone
+	bodies *room    // shared by all requests
+	held   int64    // what this one has of it
+
+	id, length [1]string // of the headers X-Request-Id and Content-Length
 }
 
 // WriteHeader begins the answer, which no cache may keep.
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && status >= http.StatusOK {
 		w.status = status
-		w.Header().Set("Cache-Control", "no-store")
+		w.Header()["Cache-Control"] = noStore
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -48,54 +73,26 @@ func (w *recorder) FlushError() error {
 // Flush is FlushError for those who cannot be told of errors.
 func (w *recorder) Flush() { _ = w.FlushError() }
 
-type metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	problems *prometheus.CounterVec
-}
-
-func newMetrics(registry Metrics) metrics {
-	labels := []string{"route", "method", "status"}
-	m := metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pipeproc_http_requests_total",
-			Help: "HTTP requests answered. Status 499: the client went away before its answer.",
-		}, labels),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "pipeproc_http_request_duration_seconds",
-			Help:    "Time from a request's header to the end of its answer; waits and streams included.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
-		}, labels),
-		problems: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pipeproc_http_problems_total",
-			Help: "HTTP requests refused, by problem code.",
-		}, []string{"code"}),
-	}
-	registry.MustRegister(m.requests, m.duration, m.problems)
-	return m
-}
-
-// observe counts requests. Its labels are bounded: the pattern of the route, known methods, statuses.
+// observe counts requests and logs them. Its labels are bounded: the pattern of the route, known methods, statuses.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
-		rec := &recorder{ResponseWriter: w}
+		rec := w.(*recorder)
+		if s.Tracer != nil {
+			var end func(*recorder)
+			r, end = s.span(r)
+			defer end(rec)
+		}
 		defer func() {
-			route, method, status := r.Pattern, r.Method, rec.status
-			if route == "" {
-				route = "none"
+			if rec.status == 0 {
+				rec.status = http.StatusOK
 			}
-			if !slices.Contains(methods, method) {
-				method = "other"
-			}
-			if status == 0 {
-				status = http.StatusOK
-			}
-			labels := []string{route, method, strconv.Itoa(status)}
-			s.metrics.requests.WithLabelValues(labels...).Inc()
-			s.metrics.duration.WithLabelValues(labels...).Observe(time.Since(begun).Seconds())
+			took := time.Since(begun)
+			s.bodies.give(rec.held)
+			s.metrics.count(r, rec.status, took)
+			s.note(r, rec, took)
 		}()
-		next.ServeHTTP(rec, r)
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -110,24 +107,15 @@ func (s *Server) survive(next http.Handler) http.Handler {
 			if v == http.ErrAbortHandler {
 				panic(v)
 			}
-			s.Logger.Error("panic", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(v),
-				"stack", string(debug.Stack()))
+			s.Logger.Error("panic", "request", api.CallerOf(r.Context()).RequestID, "method", r.Method, "path", toldPath(r),
+				"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			err := fmt.Errorf("panic: %v", v)
 			if rec := w.(*recorder); rec.status != 0 {
-				rec.status = http.StatusInternalServerError
+				rec.status, rec.code, rec.err = http.StatusInternalServerError, api.CodeInternal, err
 				panic(http.ErrAbortHandler)
 			}
-			s.refuse(w, r, fmt.Errorf("panic: %v", v))
+			s.refuse(w, r, err)
 		}()
 		next.ServeHTTP(w, r)
 	})
-}
-
-// serveMetrics handles GET /metrics.
-func (s *Server) serveMetrics() handler {
-	h := promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{DisableCompression: true})
-	return func(w http.ResponseWriter, r *http.Request) error {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-		h.ServeHTTP(w, r)
-		return nil
-	}
 }

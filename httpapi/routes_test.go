@@ -39,6 +39,7 @@ var surface = []string{
 	"POST /v1/procs/{proc}/resume",
 	"POST /v1/procs/{proc}/seek",
 	"POST /v1/shutdown",
+	"POST /v1/stream-tickets",
 	"GET /v1/system-procs",
 	"POST /v1/system-procs",
 	"DELETE /v1/system-procs/{name}",

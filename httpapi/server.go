@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"pipeproc/api"
 )
@@ -35,8 +37,28 @@ type Config struct {
 	// Shutdown asks the server to stop, and returns without waiting for it; nil: there is no POST /v1/shutdown.
 	Shutdown func()
 
+	// Proxies are whose word on the clients' addresses is taken.
+	Proxies Proxies
+
+	// RateLimit is how many requests a second each address, and each API key, may make; 0: any number.
+	RateLimit int
+
+	// Keys are the API keys that let in; nil: nobody needs one.
+	Keys *Keys
+
+	// TicketSecret signs the tickets of streams: servers that share it take each other's. nil: one of this server's own.
+	TicketSecret []byte
+
+	// AllowedHosts are names that the Host header may have besides those of loopback, see ParseHost. It is checked where
+	// connections come over loopback, and where there are such names, for every TCP connection.
+	AllowedHosts []string
+
+	// CORSOrigins are the origins whose pages may use the server, see ParseOrigin.
+	CORSOrigins []string
+
 	Metrics Metrics      // served as /metrics, and given the surface's own; nil: a registry of its own
 	Logger  *slog.Logger // nil: nothing is logged
+	Tracer  trace.Tracer // nil: nothing is traced
 }
 
 // Streams is the role of whoever serves Server-Sent Events. Names in the path are valid, and are r.PathValue("name") and
@@ -69,8 +91,18 @@ type Metrics interface {
 // callers who still wait are told.
 type Server struct {
 	Config
-	router  *chi.Mux
-	metrics metrics
+	router   *chi.Mux
+	contexts sync.Pool // of the router
+	metrics  *metrics
+	ids      requestIDs
+	bodies   room
+	lines    room
+	requests room   // those under way
+	rates    *rates // nil: no limit
+
+	streamRoles map[string]Role // of the routes that tickets open, by pattern
+	tickets     *tickets
+	crossOrigin *http.CrossOriginProtection
 }
 
 // New makes the surface.
@@ -81,8 +113,13 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{Config: c, router: chi.NewRouter(), metrics: newMetrics(c.Metrics)}
-	s.router.Use(s.observe, s.survive, headAsGet)
+	s := &Server{Config: c, router: chi.NewRouter(), ids: newRequestIDs(), bodies: room{most: bodiesRoom}, lines: room{most: linesRoom},
+		requests: room{most: mostRequests},
+		contexts: sync.Pool{New: func() any { return chi.NewRouteContext() }},
+		rates:    newRates(c.RateLimit), streamRoles: map[string]Role{}, tickets: newTickets(c.TicketSecret),
+		crossOrigin: newCrossOrigin(c.CORSOrigins)}
+	s.metrics = newMetrics(c.Metrics, &s.bodies, &s.requests)
+	s.router.Use(s.observe, s.survive, s.limitRequests, s.bounded, s.protected, s.limitAddress, headAsGet)
 	s.router.NotFound(s.handle(s.notFound))
 	s.router.MethodNotAllowed(s.handle(s.notFound))
 	s.routes()
@@ -90,7 +127,18 @@ func New(c Config) *Server {
 }
 
 // ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	route := s.contexts.Get().(*chi.Context) // the router would take one of its own, and copy the request for it
+	route.Reset()
+	route.Routes = s.router
+	x := &exchange{Context: r.Context(), caller: api.Caller{RequestID: s.ids.of(r), Address: s.Proxies.client(r)}, route: route,
+		recorder: recorder{ResponseWriter: w, bodies: &s.bodies}}
+	x.recorder.id[0] = x.caller.RequestID
+	w.Header()[requestIDHeader] = x.recorder.id[:]
+	guard(w.Header())
+	s.router.ServeHTTP(&x.recorder, r.WithContext(x))
+	s.contexts.Put(route)
+}
 
 // Routes lists the whole surface as "METHOD /pattern", by pattern. HEAD, which works where GET does, is not listed.
 func (s *Server) Routes() []string {

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"bytes"
 	"net/http"
-	"net/url"
 
 	"pipeproc/api"
 )
@@ -40,7 +39,7 @@ func (s *Server) deleteTopic(w http.ResponseWriter, r *http.Request) error {
 
 // rangeLogs handles GET /v1/topics/{topic}/logs: a page, all logs as lines, or a tail, as the Accept header asks for.
 func (s *Server) rangeLogs(w http.ResponseWriter, r *http.Request) error {
-	w.Header().Set("Vary", "Accept")
+	w.Header().Add("Vary", "Accept")
 	query := r.URL.Query()
 	form := accepted(r)
 	for name := range query {
@@ -54,17 +53,20 @@ func (s *Server) rangeLogs(w http.ResponseWriter, r *http.Request) error {
 	case asLines:
 		return s.sendLines(w, r, query)
 	}
-	return s.sendPage(w, r, query)
+	return inTime(s.sendPage)(w, r)
 }
 
 // sendPage answers a page of a range.
-func (s *Server) sendPage(w http.ResponseWriter, r *http.Request, query url.Values) error {
-	q, err := rangeQuery(query, api.DefaultPageLogs, api.MaxPageLogs)
+func (s *Server) sendPage(w http.ResponseWriter, r *http.Request) error {
+	q, err := rangeQuery(r.URL.Query(), api.DefaultPageLogs, api.MaxPageLogs)
 	if err != nil {
 		return err
 	}
 	page, err := s.Logs.Range(r.Context(), r.PathValue("topic"), q)
 	if err != nil {
+		return err
+	}
+	if err := hold(w, sizeOf(page.Logs)); err != nil {
 		return err
 	}
 	var b bytes.Buffer
@@ -74,7 +76,7 @@ func (s *Server) sendPage(w http.ResponseWriter, r *http.Request, query url.Valu
 		b.WriteString(`,"next":"` + page.Next.String() + `"`)
 	}
 	b.WriteString("}\n")
-	return send(w, http.StatusOK, asPage, b.Bytes())
+	return send(w, http.StatusOK, typeJSON, b.Bytes())
 }
 
 // log handles GET /v1/topics/{topic}/logs/{id}.

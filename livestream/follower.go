@@ -45,9 +45,7 @@ func (s *Streams) follow(topic string, notify chan<- struct{}) (*follower, error
 	f := s.followers[topic]
 	if f == nil {
 		if len(s.followers) >= s.mostFollowed {
-			e := api.Errorf(api.CodeOverloaded, "%d topics are followed, and this server takes no more", s.mostFollowed)
-			e.RetryAfter = retryLater
-			return nil, e
+			return nil, overloaded("%d topics are followed, and this server takes no more", s.mostFollowed)
 		}
 		f = &follower{s: s, topic: topic, again: make(chan struct{}, 1), readers: map[chan<- struct{}]struct{}{}}
 		var ctx context.Context

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -62,6 +63,8 @@ func (s *Streams) routes() http.Handler {
 		"GET /v1/topics/{topic}/logs":       s.Tail,
 	} {
 		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
+			at := netip.MustParseAddrPort(r.RemoteAddr).Addr()
+			r = r.WithContext(api.WithCaller(r.Context(), api.Caller{Address: at}))
 			if err := h(w, r); err != nil {
 				status := statuses[api.CodeOf(err)]
 				if status == 0 {

@@ -41,6 +41,8 @@ func (s *Streams) renew(ctx context.Context) {
 	var tries backoff
 	timer := time.NewTimer(s.renewal)
 	defer timer.Stop()
+	s.Leases.Start()
+	defer s.Leases.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -48,7 +50,10 @@ func (s *Streams) renew(ctx context.Context) {
 		case <-timer.C:
 		}
 		begun := time.Now()
-		if err := s.renewOnce(ctx); err == nil {
+		s.Leases.Begin()
+		err := s.renewOnce(ctx)
+		s.Leases.End()
+		if err == nil {
 			tries.reset()
 			timer.Reset(s.renewal - time.Since(begun))
 		} else {

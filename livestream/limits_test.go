@@ -1,6 +1,7 @@
 package livestream
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -11,46 +12,41 @@ import (
 	"pipeproc/api"
 )
 
-func from(address string) *http.Request {
-	r := httptest.NewRequest("GET", "/", nil)
-	r.RemoteAddr = address
-	return r
+// from is who calls from an address, with a key behind a slash if there is one; "@" is a Unix socket.
+func from(address string) *api.Caller {
+	address, key, _ := strings.Cut(address, "/")
+	c := &api.Caller{Key: key}
+	if address != "@" {
+		c.Address = netip.MustParseAddr(address)
+	}
+	return c
 }
 
-func TestAddressOf(t *testing.T) {
-	for remote, want := range map[string]string{
-		"127.0.0.1:80": "127.0.0.1", "[::1]:80": "::1", "[::ffff:10.0.0.1]:5": "10.0.0.1", "[fe80::1%eth0]:5": "fe80::1%eth0",
-	} {
-		if got := addressOf(from(remote)); got != netip.MustParseAddr(want) {
-			t.Errorf("%s: %s", remote, got)
-		}
-	}
-	for _, remote := range []string{"", "@", "/run/x.sock"} { // Unix sockets
-		if got := addressOf(from(remote)); got != (netip.Addr{}) {
-			t.Errorf("%q: %s", remote, got)
-		}
-	}
+func request(address string) *http.Request {
+	return httptest.NewRequestWithContext(api.WithCaller(context.Background(), *from(address)), "GET", "/", nil)
 }
 
 func TestLimits(t *testing.T) {
 	for name, c := range map[string]struct {
-		most, perAddress int
-		from             []string
-		want             []api.Code
+		most, perAddress, perKey int
+		from                     []string
+		want                     []api.Code
 	}{
-		"none":        {0, 0, []string{"a", "a", "a", "@"}, []api.Code{"", "", "", ""}},
-		"in all":      {2, 0, []string{"a", "b", "c", "a"}, []api.Code{"", "", api.CodeOverloaded, api.CodeOverloaded}},
-		"per address": {0, 1, []string{"a", "b", "a", "b"}, []api.Code{"", "", api.CodeRateLimited, api.CodeRateLimited}},
-		"sockets":     {0, 1, []string{"@", "", "a"}, []api.Code{"", api.CodeRateLimited, ""}},
-		"both":        {2, 1, []string{"a", "b", "a", "c"}, []api.Code{"", "", api.CodeRateLimited, api.CodeOverloaded}},
+		"none":        {0, 0, 0, []string{"10.0.0.1", "10.0.0.1", "10.0.0.1", "@"}, []api.Code{"", "", "", ""}},
+		"in all":      {2, 0, 0, []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1"}, []api.Code{"", "", api.CodeOverloaded, api.CodeOverloaded}},
+		"per address": {0, 1, 0, []string{"10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.2"}, []api.Code{"", "", api.CodeRateLimited, api.CodeRateLimited}},
+		"sockets":     {0, 1, 0, []string{"@", "@", "10.0.0.1"}, []api.Code{"", api.CodeRateLimited, ""}},
+		"both":        {2, 1, 0, []string{"10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3"}, []api.Code{"", "", api.CodeRateLimited, api.CodeOverloaded}},
+		"per key": {0, 0, 1, []string{"10.0.0.1/k", "10.0.0.2/k", "10.0.0.2/l", "10.0.0.1", "10.0.0.1"},
+			[]api.Code{"", api.CodeRateLimited, "", "", ""}},
+		"a network of IPv6": {0, 1, 0, []string{"2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"},
+			[]api.Code{"", api.CodeRateLimited, ""}},
+		"IPv4 in IPv6": {0, 1, 0, []string{"10.0.0.1", "::ffff:10.0.0.1"}, []api.Code{"", api.CodeRateLimited}},
 	} {
-		l := limits{most: c.most, perAddress: c.perAddress, addresses: map[netip.Addr]int{}}
+		l := newLimits(&Config{MaxStreams: c.most, MaxStreamsPerAddress: c.perAddress, MaxStreamsPerKey: c.perKey})
 		for range 3 { // what is given back can be taken again
 			var releases []func()
 			for i, address := range c.from {
-				if address != "" && address != "@" {
-					address = "10.0.0." + string(rune(address[0]-'a'+'1')) + ":99"
-				}
 				release, err := l.take(from(address), false)
 				if api.CodeOf(err) != c.want[i] {
 					t.Errorf("%s: %d: %v, want %q", name, i, err, c.want[i])
@@ -59,13 +55,15 @@ func TestLimits(t *testing.T) {
 					releases = append(releases, release)
 				} else if e := err.(*api.Error); e.RetryAfter <= 0 {
 					t.Errorf("%s: %d: when to come again is not told", name, i)
+				} else if (e.Code == api.CodeRateLimited) != (e.Quota != nil && e.Quota.Most == 1) {
+					t.Errorf("%s: %d: %s with the quota %+v", name, i, e.Code, e.Quota)
 				}
 			}
 			for _, release := range releases {
 				release()
 			}
 		}
-		if l.open != 0 || len(l.addresses) != 0 {
+		if l.open != 0 || len(l.addresses) != 0 || len(l.keys) != 0 {
 			t.Errorf("%s: %d of %v are left", name, l.open, l.addresses)
 		}
 	}
@@ -76,12 +74,12 @@ func TestLimitsAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 16 {
 		all.Go(func() {
-			address := "10.0.0.1:1"
+			address := "10.0.0.1"
 			if i%2 == 0 {
-				address = "10.0.0.2:1"
+				address = "10.0.0.2"
 			}
 			for range 1000 {
-				done, err := s.Admit(from(address))
+				done, err := s.Admit(request(address))
 				if err != nil {
 					continue
 				}
@@ -97,7 +95,7 @@ func TestLimitsAtOnce(t *testing.T) {
 		t.Errorf("%+v and %d of %v are left", got, s.limits.open, s.limits.addresses)
 	}
 	s.Close()
-	if _, err := s.Admit(from("10.0.0.1:1")); api.CodeOf(err) != api.CodeUnavailable {
+	if _, err := s.Admit(request("10.0.0.1")); api.CodeOf(err) != api.CodeUnavailable {
 		t.Errorf("after Close: %v", err)
 	}
 }
@@ -128,12 +126,12 @@ func TestLimitedStreams(t *testing.T) {
 		tail.close()
 		eventually(t, "its place is free", func() bool { return s.Stats().Tails == 0 })
 		tail = s.open(t, "/v1/tail?topic=a", "")
-		if _, err := s.Admit(from("127.0.0.1:1")); api.CodeOf(err) != c.code {
+		if _, err := s.Admit(request("127.0.0.1")); api.CodeOf(err) != c.code {
 			t.Errorf("one that is served elsewhere: %v", err)
 		}
 		live.close()
 		eventually(t, "its place is free", func() bool { return s.Stats().LiveProcs == 0 })
-		done, err := s.Admit(from("127.0.0.1:1"))
+		done, err := s.Admit(request("127.0.0.1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +176,7 @@ func TestReplacingStreamsAtTheLimit(t *testing.T) {
 		}
 		done := make([]func(), 2)
 		for i := range done { // two streams of one liveProc, as long as the first does not end
-			_, f, err := s.begin(from("127.0.0.1:1"), &s.liveProcs, strings.Split(path, "/")[3])
+			_, f, err := s.begin(request("127.0.0.1"), &s.liveProcs, strings.Split(path, "/")[3])
 			if i == 0 && err != nil || i == 1 && api.CodeOf(err) != c.code {
 				t.Errorf("%d more: %v", i+1, err)
 			}

@@ -254,7 +254,7 @@ func (l *liveStream) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if err := l.LiveProcs.CloseStream(ctx, l.stream); err != nil && api.CodeOf(err) != api.CodeInvalidProc {
-		l.Logger.Warn("stream of a liveProc not closed", "proc", l.proc.Name, "err", err)
+		l.Logger.Warn("stream of a liveProc not closed", "request", api.CallerOf(ctx).RequestID, "proc", l.proc.Name, "err", err)
 	}
 }
 
@@ -263,7 +263,7 @@ func (l *liveStream) forget(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if _, err := l.LiveProcs.DestroyLiveProc(ctx, l.proc.Name); err != nil && api.CodeOf(err) != api.CodeInvalidProc {
-		l.Logger.Warn("liveProc not destroyed", "proc", l.proc.Name, "err", err)
+		l.Logger.Warn("liveProc not destroyed", "request", api.CallerOf(ctx).RequestID, "proc", l.proc.Name, "err", err)
 	}
 }
 
@@ -352,7 +352,7 @@ func (l *liveStream) turn(ctx context.Context) (turn api.StreamTurn, wait time.D
 	case err != nil:
 		wait, first := l.tries.next()
 		if first {
-			l.Logger.Warn("turn of a liveProc's stream", "proc", l.proc.Name, "err", err)
+			l.Logger.Warn("turn of a liveProc's stream", "request", api.CallerOf(ctx).RequestID, "proc", l.proc.Name, "err", err)
 		}
 		return api.StreamTurn{}, wait
 	}

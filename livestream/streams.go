@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,9 +42,12 @@ type Config struct {
 	WriteTimeout time.Duration // for each write; a client that does not read loses its connection
 	Retry        time.Duration // clients are told to come back after one to two times of it
 
-	// MaxStreams and MaxStreamsPerAddress are the most streams that are open at a time, in all and from one address of
-	// clients; 0: no limit.
-	MaxStreams, MaxStreamsPerAddress int
+	// MaxStreams, MaxStreamsPerAddress and MaxStreamsPerKey are the most streams that are open at a time: in all, from one
+	// address of clients, and with one API key; 0: no limit. Whose a request is, its context tells: api.CallerOf.
+	MaxStreams, MaxStreamsPerAddress, MaxStreamsPerKey int
+
+	// Leases hears of each turn of the loop that renews leases, while there are any. nil: nobody does.
+	Leases *api.Turns
 }
 
 // Streams serves all streams of one server. Its three handlers return an error only while nothing is written yet.
@@ -93,7 +95,7 @@ func New(c Config) *Streams {
 	s := &Streams{Config: c, renewal: api.StreamLease / 3 * time.Millisecond, room: newRoom(roomBytes, c.WriteTimeout),
 		rings: rings{most: allRingBytes, order: list.New()}, mostFollowed: mostFollowed, followers: map[string]*follower{},
 		streams: map[string]int{}, leases: leases{streams: map[api.Stream]struct{}{}}}
-	s.limits = limits{most: c.MaxStreams, perAddress: c.MaxStreamsPerAddress, addresses: map[netip.Addr]int{}}
+	s.limits = newLimits(&c)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.sse = s.newSSE()
 	return s
@@ -136,7 +138,7 @@ func (s *Streams) admit(r *http.Request, gauge *atomic.Int64, replaces bool) (do
 	if s.closed {
 		return nil, shuttingDown()
 	}
-	release, err := s.limits.take(r, replaces)
+	release, err := s.limits.take(api.CallerOf(r.Context()), replaces)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +162,8 @@ func (s *Streams) begin(r *http.Request, gauge *atomic.Int64, liveProc string) (
 	}
 	forget := s.count(liveProc)
 	s.open.Add(1)
-	age := s.MaxAge - time.Duration(rand.Int64N(int64(s.MaxAge)/5+1)) // jittered: clients are not to come back in a herd
+	// Jittered: clients are not to come back in a herd.
+	age := s.MaxAge - time.Duration(rand.Int64N(int64(s.MaxAge)/5+1)) //nolint:gosec // a delay is to be spread, not secret
 	ctx, cancel := context.WithTimeout(r.Context(), age)
 	stop := context.AfterFunc(s.ctx, cancel)
 	return ctx, func() {
@@ -204,7 +207,7 @@ func (s *Streams) refused(err error) error {
 
 // retry is the line that tells a client when to come back, jittered as well.
 func (s *Streams) retry() []byte {
-	ms := (s.Retry + time.Duration(rand.Int64N(int64(s.Retry)))).Milliseconds()
+	ms := (s.Retry + time.Duration(rand.Int64N(int64(s.Retry)))).Milliseconds() //nolint:gosec // a delay is to be spread, not secret
 	return appendRetry(nil, ms)
 }
 
@@ -231,7 +234,7 @@ const firstBackoff, lastBackoff = 100 * time.Millisecond, 5 * time.Second
 func (b *backoff) next() (d time.Duration, first bool) {
 	first = b.d == 0
 	b.d = min(max(2*b.d, firstBackoff), lastBackoff)
-	return b.d/2 + rand.N(b.d/2), first
+	return b.d/2 + rand.N(b.d/2), first //nolint:gosec // a delay is to be spread, not secret
 }
 
 func (b *backoff) reset() { b.d = 0 }

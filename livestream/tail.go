@@ -261,7 +261,7 @@ func (t *tail) catchUp(ctx context.Context) (retry <-chan time.Time) {
 			case err != nil:
 				d, first := t.tries.next()
 				if first {
-					t.Logger.Warn("topic of a tail not read", "topic", f.topic, "err", err)
+					t.Logger.Warn("topic of a tail not read", "request", api.CallerOf(ctx).RequestID, "topic", f.topic, "err", err)
 				}
 				return time.After(d)
 			case sent:

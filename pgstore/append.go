@@ -43,7 +43,7 @@ func (b *batch) appendLogs(ctx context.Context, requests []*request) (missing []
 		logs := r.op.(*commitOp).logs
 		i, ok := known[logs[0].Topic]
 		if !ok {
-			i = int32(len(topics))
+			i = int32(len(topics)) //nolint:gosec // a batch has fewer topics
 			known[logs[0].Topic] = i
 			topics = append(topics, &topicRow{name: logs[0].Topic})
 		}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -151,10 +153,16 @@ func (b *batch) decide(ctx context.Context, requests []*request) (missing []stri
 }
 
 // prepare begins the transaction, locks what the requests need, and lets each decide. missing are topics that are to be
-// made before the batch can go on.
+// made before the batch can go on. A panic is an error like those of PostgreSQL: nothing was written yet, and alone the
+// request that brings it about fails alone.
 func (b *batch) prepare(ctx context.Context, requests []*request) (missing []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockPhase)
 	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
 	if fault.Planted(fault.EarlyClock) {
 		b.begun = serverClock()
 	}

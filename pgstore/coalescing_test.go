@@ -47,12 +47,12 @@ var errCutOff = errors.New("cut off")
 // newQuietHub is the hub of a store that has no database.
 func newQuietHub(t *testing.T) *hub {
 	t.Helper()
-	pool, err := pgxpool.New(t.Context(), "host=127.0.0.1 port=1")
+	none, err := pgxpool.New(t.Context(), "host=127.0.0.1 port=1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(pool.Close)
-	s := &Store{cfg: Config{Namespace: "default"}, server: "this", log: slog.New(slog.DiscardHandler), pool: pool, meters: newMeters(nil)}
+	t.Cleanup(none.Close)
+	s := &Store{cfg: Config{Namespace: "default"}, server: "this", log: slog.New(slog.DiscardHandler), pool: &pool{Pool: none}, meters: newMeters(nil)}
 	s.hub = newHub(s)
 	return s.hub
 }

@@ -108,5 +108,26 @@ func (o *stallOp) apply(context.Context, *batch) error {
 	return nil
 }
 
+// Panic submits a request that panics whenever it decides.
+func (s *Store) Panic(ctx context.Context) error { return s.submit(ctx, panicOp{}) }
+
+type panicOp struct{}
+
+func (panicOp) needs(*needs)                        {}
+func (panicOp) size() int                           { return 0 }
+func (panicOp) apply(context.Context, *batch) error { panic("a fault") }
+
+// Waiting counts so many more among those who wait for the pool.
+func (s *Store) Waiting(more int64) int64 { return s.pool.waiting.Add(more) }
+
+// MostWaiting is mostWaiting.
+const MostWaiting = mostWaiting
+
+// AskGauges asks the database what /metrics tells of procs.
+func (s *Store) AskGauges(ctx context.Context) error {
+	_, err := s.procsGauges(ctx)
+	return err
+}
+
 // Disconnected is disconnected.
 var Disconnected = disconnected

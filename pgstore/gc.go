@@ -21,7 +21,8 @@ const removeBatch = 10_000
 // Collect implements api.Collector. A topic's logs are given up under its lock, by moving its first retained seq in a
 // short transaction; their rows are removed afterwards, in bounded batches that no commit waits for, with as long a rest
 // after each.
-func (s *Store) Collect(ctx context.Context, minPruneTime int64) (api.GCRun, error) {
+func (s *Store) Collect(ctx context.Context, minPruneTime int64) (_ api.GCRun, err error) {
+	defer s.meters.ran(time.Now(), &err)
 	run := api.GCRun{Topics: []api.Collected{}}
 	rows, err := s.pool.Query(ctx, s.q("SELECT id FROM ns.topics WHERE head > 0 ORDER BY name"))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"pipeproc/api"
@@ -201,6 +202,7 @@ type lane struct {
 	backend backend
 	warned  bool                  // PostgreSQL sent a warning since the batch began
 	late    func(context.Context) // what a planted bug has left to be sent; nil
+	span    trace.Span            // of the batch; nil: it is not traced
 }
 
 func newLane(l *lanes, number int, row string) *lane {
@@ -267,7 +269,7 @@ func (l *lane) serve(ctx context.Context) {
 	for {
 		batch := l.gather()
 		if len(batch) > 0 {
-			l.store.meters.batch(len(batch))
+			end := l.begin(batch)
 			if l.number == 0 {
 				l.run(ctx, batch)
 				if fault.Planted(fault.EarlyAnswers) {
@@ -276,6 +278,7 @@ func (l *lane) serve(ctx context.Context) {
 			} else {
 				l.runSide(ctx, batch)
 			}
+			end()
 			continue
 		}
 		if l.queued() > 0 {
@@ -432,6 +435,7 @@ func (l *lane) try(ctx context.Context, requests []*request) error {
 			continue
 		}
 		b.announce()
+		b.told(requests)
 		for i, r := range requests {
 			r.finish(b.answers[i])
 		}

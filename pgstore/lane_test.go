@@ -156,6 +156,65 @@ func TestASpoiltRequestFailsAlone(t *testing.T) {
 	wantCode(t, err, api.CodeInternal)
 }
 
+// One that panics fails alone as well, and the lane goes on.
+func TestAPanicFailsAlone(t *testing.T) {
+	t.Parallel()
+	s, _ := openWith(t, pgstore.Config{URL: pgtest.Database(t)})
+	mustCommit(t, s, logs("t", `[0]`)...)
+	st := stall(t, s)
+	first := st.commit(logs("t", `[1]`))
+	fault := gather(st, func() (struct{}, error) { return struct{}{}, s.Panic(t.Context()) })
+	last := st.commit(logs("t", `[2]`))
+	st.release()
+	for _, c := range []<-chan answer[api.Committed]{first, last} {
+		if _, err := receive(t, c); err != nil {
+			t.Errorf("its neighbour got %v", err)
+		}
+	}
+	_, err := receive(t, fault)
+	wantCode(t, err, api.CodeInternal)
+	if !strings.Contains(err.Error(), "panic: a fault") || !strings.Contains(err.Error(), "export_test.go") {
+		t.Errorf("neither the cause nor the stack is told: %v", err)
+	}
+	mustCommit(t, s, logs("t", `[3]`)...)
+	if diff := cmp.Diff([]string{`[0]`, `[1]`, `[2]`, `[3]`}, bodies(t, s, "t")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// So many may wait for the pool, and no more: the others are refused at once, whatever they ask.
+func TestTheLineForThePoolIsBounded(t *testing.T) {
+	t.Parallel()
+	s, _ := openWith(t, pgstore.Config{URL: pgtest.Database(t), Connections: 1})
+	mustCommit(t, s, logs("t", `[0]`)...)
+	createProc(t, s, "p", "t")
+	s.Waiting(pgstore.MostWaiting)
+	for what, ask := range map[string]func() error{
+		"a range": func() error { _, err := s.Range(t.Context(), "t", api.RangeQuery{Limit: 1}); return err },
+		"a proc":  func() error { _, err := s.Proc(t.Context(), "p"); return err },
+		"heads":   func() error { _, err := s.Heads(t.Context(), []string{"t"}); return err },
+		"a wait":  func() error { _, err := s.Wait(t.Context(), api.WaitRequest{}); return err },
+		"a write": func() error {
+			_, _, err := s.CreateProc(t.Context(), "q", api.ProcOptions{Topic: "t"})
+			return err
+		},
+		"GC": func() error { _, err := s.LastCollect(t.Context()); return err },
+	} {
+		err := ask()
+		if api.CodeOf(err) != api.CodeOverloaded {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		wantRetryAfter(t, err)
+	}
+	if left := s.Waiting(-pgstore.MostWaiting); left > 1 { // a poll may be among them
+		t.Errorf("%d still wait", left)
+	}
+	if _, err := s.Range(t.Context(), "t", api.RangeQuery{Limit: 1}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRequestsOfABatchSeeEachOther(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

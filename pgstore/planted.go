@@ -17,7 +17,7 @@ import (
 
 // halfway leaves some time between two steps of a planted bug that are to be one.
 func halfway() {
-	time.Sleep(2*time.Millisecond + rand.N(6*time.Millisecond))
+	time.Sleep(2*time.Millisecond + rand.N(6*time.Millisecond)) //nolint:gosec // nothing secret, and but for tests
 	fault.Point(fault.PlantedHalfway)
 }
 

@@ -74,16 +74,16 @@ func (s *Store) sessionStays(ctx context.Context, conn *pgx.Conn, own uint32) (b
 // sessionTime is what checkSession may take. A pooler that has no second session to give lets us wait.
 const sessionTime = 10 * time.Second
 
-// answeredBy is the process of PostgreSQL that runs a connection's next transaction. Nothing is prepared for it, since what
-// is prepared belongs to a session.
+// answeredBy is the process of PostgreSQL that runs a connection's next transaction. Nothing is prepared by name for it, since
+// what is prepared belongs to a session; but it is no simple query, which pgx sends where the encoding is UTF-8 alone.
 func answeredBy(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
-	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
 	return pid, err
 }
 
 // openPool opens the connections for reads and rare writes. With a direct URL beside it, theirs may lead through a pooler:
 // they keep nothing in their sessions, prepared statements least of all.
-func (s *Store) openPool(ctx context.Context) (*pgxpool.Pool, error) {
+func (s *Store) openPool(ctx context.Context) (*pool, error) {
 	config, err := pgxpool.ParseConfig(s.cfg.URL)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,11 @@ func (s *Store) openPool(ctx context.Context) (*pgxpool.Pool, error) {
 	if s.cfg.DirectURL != "" && config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	return pgxpool.NewWithConfig(ctx, config)
+	p, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &pool{Pool: p}, nil
 }
 
 // listener is the purpose of the connection that hears wake-ups, which every server has.

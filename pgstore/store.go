@@ -20,8 +20,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"pipeproc/api"
@@ -42,6 +42,7 @@ type Config struct {
 
 	Logger  *slog.Logger          // default: slog.Default()
 	Metrics prometheus.Registerer // default: none
+	Tracer  trace.Tracer          // of batches; default: none
 
 	// PollInterval is how often the store looks at what is waited for, should a wake-up be lost. Default 2 s.
 	PollInterval time.Duration
@@ -61,10 +62,13 @@ type Store struct {
 	restores  int64  // how often the namespace was restored
 	server    string // a UUID, new for each Store
 	log       *slog.Logger
-	pool      *pgxpool.Pool
+	pool      *pool
 	hub       *hub
 	lanes     *lanes
 	meters    *meters
+	traces    traces
+
+	batchTurns, notifyTurns, listenTurns, pollTurns api.Turns
 
 	patience patience
 
@@ -108,6 +112,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		log: cfg.Logger, sql: map[string]string{}, meters: newMeters(cfg.Metrics), patience: defaultPatience}
 	s.hub = newHub(s)
 	s.lanes = newLanes(s)
+	s.traces = traces{tracer: cfg.Tracer, hub: s.hub, commits: map[string]trace.SpanContext{}}
+	s.batchTurns.Name, s.batchTurns.Patience = "batches", batchPatience
+	s.notifyTurns.Name, s.notifyTurns.Patience = "notify", wakePatience
+	s.listenTurns.Name, s.listenTurns.Patience = "listen", wakePatience
+	s.pollTurns.Name, s.pollTurns.Every, s.pollTurns.Patience = "poll", cfg.PollInterval, wakePatience
 
 	if s.cfg.steps == nil {
 		s.cfg.steps = migrations.Files
@@ -140,6 +149,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.loadJobTopics(ctx); err != nil {
 		s.pool.Close()
 		return nil, err
+	}
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(&gauges{store: s})
 	}
 	return s, nil
 }

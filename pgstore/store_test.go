@@ -96,3 +96,18 @@ func TestSmoke(t *testing.T) {
 	t.Log(s.SystemProc(ctx, "sp"))
 	t.Log(s.Ready(ctx))
 }
+
+// TestEncodings opens the store where PostgreSQL speaks other encodings than UTF-8, as a database in SQL_ASCII does: bodies are
+// bytes, and names ASCII.
+func TestEncodings(t *testing.T) {
+	t.Parallel()
+	for _, encoding := range []string{"SQL_ASCII", "LATIN1"} {
+		s := open(t, pgtest.Database(t)+"&client_encoding="+encoding)
+		const body = `{"ü":"€😀"}`
+		mustCommit(t, s, logs("a", body)...)
+		page, err := s.Range(t.Context(), "a", api.RangeQuery{Limit: 1})
+		if err != nil || len(page.Logs) != 1 || string(page.Logs[0].Body) != body {
+			t.Errorf("%s: %v, %v", encoding, page, err)
+		}
+	}
+}

@@ -372,12 +372,17 @@ func (s *Store) procStates(ctx context.Context, names []string) (map[string]int6
 func (h *hub) poll(ctx context.Context) error {
 	ticker := time.NewTicker(h.store.cfg.PollInterval)
 	defer ticker.Stop()
+	h.store.pollTurns.Start()
+	defer h.store.pollTurns.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if err := h.look(ctx); err != nil && ctx.Err() == nil {
+			h.store.pollTurns.Begin()
+			err := h.look(ctx)
+			h.store.pollTurns.End()
+			if err != nil && ctx.Err() == nil {
 				h.store.log.Debug("polling for changes", "error", err)
 			}
 		}
@@ -420,6 +425,7 @@ func (h *hub) notify(ctx context.Context) error {
 		out := h.outbox
 		h.outbox = newOutbox()
 		h.mu.Unlock()
+		h.store.notifyTurns.Begin()
 		for _, payload := range out.payloads(h.store.server) {
 			used := conn != nil
 			err := h.tell(ctx, &conn, payload)
@@ -433,6 +439,7 @@ func (h *hub) notify(ctx context.Context) error {
 				break // their polls will find it
 			}
 		}
+		h.store.notifyTurns.End()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -512,6 +519,8 @@ func (h *hub) listen(ctx context.Context) error {
 }
 
 func (h *hub) listenOnce(ctx context.Context) error {
+	h.store.listenTurns.Begin()
+	defer h.store.listenTurns.End()
 	conn, err := h.connect(ctx, listener)
 	if err != nil {
 		return err
@@ -524,10 +533,12 @@ func (h *hub) listenOnce(ctx context.Context) error {
 		return err
 	}
 	for {
+		h.store.listenTurns.End()
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return err
 		}
+		h.store.listenTurns.Begin()
 		var m message
 		if err := json.Unmarshal([]byte(n.Payload), &m); err != nil || m.From == h.store.server {
 			continue

@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"pipeproc/api"
 	"pipeproc/api/fault"
@@ -22,27 +26,35 @@ const (
 // serve executes proc in the slot that it got, for as long as it has work and nobody waits for the slot. again tells that
 // it may have more.
 func (r *run) serve(proc string, s *seat) (again bool) {
-	e := r.claim(proc)
+	ctx, end := r.traced(proc, trace.SpanContext{})
+	e := r.claim(ctx, proc)
 	for e != nil {
 		if r.taking.Err() != nil {
 			r.undo(e)
+			end(undone)
 			return false
 		}
-		e, again = r.execute(e, s)
+		former := trace.SpanContextFromContext(ctx)
+		var o outcome
+		e, again, o = r.execute(ctx, e, s)
+		end(o)
+		if e != nil {
+			ctx, end = r.traced(proc, former)
+		}
 	}
 	return again
 }
 
 // claim answers nil when there is nothing to do. A claim that may have been made is asked for until that is known:
 // nobody else has its token, and it may have no time-out.
-func (r *run) claim(proc string) *api.Execution {
+func (r *run) claim(ctx context.Context, proc string) *api.Execution {
 	token := rand.Text()
 	delay := firstStoreDelay
 	for range claimTries {
 		var e *api.Execution
 		// Not r.taking: a claim that is cut off may have been made, and then nobody would give it back.
 		err := r.settle(time.Time{}, func() (err error) {
-			e, err = r.Jobs.ClaimJob(r.store, proc, token)
+			e, err = r.Jobs.ClaimJob(ctx, proc, token)
 			return err
 		})
 		switch api.CodeOf(err) {
@@ -65,7 +77,7 @@ func (r *run) claim(proc string) *api.Execution {
 
 // execute takes e from the call of its processor to its ack, and answers the next execution of the proc, if it went on
 // to it. again: it did not, because others wait for the slot.
-func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again bool) {
+func (r *run) execute(ctx context.Context, e *api.Execution, s *seat) (next *api.Execution, again bool, o outcome) {
 	// By this server's clock, and not before the claim's own expiry by the database's.
 	var expiry time.Time
 	if e.ReclaimTimeout >= 0 {
@@ -74,57 +86,66 @@ func (r *run) execute(e *api.Execution, s *seat) (next *api.Execution, again boo
 	r.metrics.inFlight.Inc()
 	defer r.metrics.inFlight.Dec()
 
-	a, err := r.process(e, s)
+	a, err := r.process(ctx, e, s)
 	var f *attemptError
 	switch {
 	case errors.Is(err, errStopping):
-		r.abandon(e)
+		o = r.abandon(e)
 	case errors.Is(err, errLost):
-		r.lose(e)
+		o = r.lose(e)
 	case errors.Is(err, errElsewhere):
-		r.undo(e)
+		o = r.undo(e)
 	case errors.As(err, &f):
-		r.fail(e, expiry, a.trace, f)
+		o = r.fail(e, expiry, a.trace, f)
 	case err != nil:
-		r.fail(e, expiry, a.trace, failed(err, "the processor could not be run"))
+		o = r.fail(e, expiry, a.trace, failed(err, "the processor could not be run"))
 	case a.later:
-		r.metrics.count(deferred)
+		o = deferred
+		r.metrics.count(o)
 	default:
-		return r.ack(e, expiry, a)
+		return r.ack(ctx, e, expiry, a)
 	}
-	return nil, false
+	return nil, false, o
 }
 
-func (r *run) process(e *api.Execution, s *seat) (answer, error) {
+// process calls e's processor. A fault of the program is a failed attempt, and keeps neither the others nor the server from
+// going on.
+func (r *run) process(ctx context.Context, e *api.Execution, s *seat) (a answer, err error) {
 	w := s.begin()
 	defer s.end(w)
+	defer func() {
+		if v := recover(); v != nil {
+			err = failed(fmt.Errorf("panic: %v\n%s", v, debug.Stack()), "the processor could not be run")
+		}
+	}()
 	p, err := w.of(&e.Processor)
 	if err != nil {
 		return answer{}, err
 	}
-	ctx, cut := context.WithCancelCause(r.calls)
+	ctx, cut := context.WithCancelCause(trace.ContextWithSpan(r.calls, trace.SpanFromContext(ctx)))
 	defer r.turns.begin(e.Proc, cut)()
 	defer r.metrics.timed(time.Now())
 	return p.process(ctx, e)
 }
 
 // ack commits the output. An answer in hand is committed also while the workers stop.
-func (r *run) ack(e *api.Execution, expiry time.Time, a answer) (next *api.Execution, again bool) {
+func (r *run) ack(ctx context.Context, e *api.Execution, expiry time.Time, a answer) (next *api.Execution, again bool, o outcome) {
 	others := r.turns.contended()
 	goOn := !others && r.taking.Err() == nil
 	fault.Point(fault.JobAnswered)
 	err := r.settle(expiry, func() (err error) {
-		next, err = r.Jobs.AckJob(r.store, e.Proc, e.Claim.Token, a.logs, goOn)
+		next, err = r.Jobs.AckJob(ctx, e.Proc, e.Claim.Token, a.logs, goOn)
 		return err
 	})
 	switch code := api.CodeOf(err); {
 	case err == nil:
 		r.metrics.count(acked)
-		return next, others
+		return next, others, acked
 	case gone(code):
-		r.lose(e)
+		o = r.lose(e)
 	case unsure(code):
-		r.metrics.count(unknown)
+		o = unknown
+		r.metrics.count(o)
 		r.Logger.Warn("systemProcs: an ack had no answer", "proc", e.Proc, "attempt", e.Claim.Attempt, "error", err)
 	default:
 		reason := "the output could not be committed"
@@ -132,40 +153,44 @@ func (r *run) ack(e *api.Execution, expiry time.Time, a answer) (next *api.Execu
 		if errors.As(err, &refused) && code != api.CodeInternal {
 			reason += ": " + refused.Message
 		}
-		r.fail(e, expiry, a.trace, failed(err, reason))
+		o = r.fail(e, expiry, a.trace, failed(err, reason))
 	}
-	return nil, false
+	return nil, false, o
 }
 
 // lose ends an execution whose claim was lost before the answer came.
-func (r *run) lose(e *api.Execution) {
+func (r *run) lose(e *api.Execution) outcome {
 	r.metrics.count(lost)
 	r.Logger.Info("systemProcs: a claim was lost before the answer came", "proc", e.Proc, "attempt", e.Claim.Attempt)
+	return lost
 }
 
 // fail tells of a failed attempt; trace is the id that its call was traced under.
-func (r *run) fail(e *api.Execution, expiry time.Time, trace string, f *attemptError) {
+func (r *run) fail(e *api.Execution, expiry time.Time, trace string, f *attemptError) outcome {
 	r.metrics.count(failing)
 	r.Logger.Info("systemProcs: an attempt failed", "proc", e.Proc, "attempt", e.Claim.Attempt, "trace", trace,
 		"reason", f.Reason, "cause", f.cause)
 	r.giveBack(e, expiry, func() error { return r.Jobs.FailJob(r.store, e.Proc, e.Claim.Token, f.Failure) })
+	return failing
 }
 
 // abandon ends an execution whose call was cut off. The server's own end is not held against the processor, which may
 // have done its work: it is asked again, for the same logs under the same webhook-id. So the claim is not undone, after
 // which another number of logs could be handed out.
-func (r *run) abandon(e *api.Execution) {
+func (r *run) abandon(e *api.Execution) outcome {
 	r.metrics.count(undone)
 	f := api.Failure{Reason: "the server stopped before the processor answered", RetryAfter: 1}
 	r.giveBack(e, time.Now().Add(settleTime), func() error {
 		return r.Jobs.FailJob(r.store, e.Proc, e.Claim.Token, f)
 	})
+	return undone
 }
 
 // undo gives back a claim whose processor was not called.
-func (r *run) undo(e *api.Execution) {
+func (r *run) undo(e *api.Execution) outcome {
 	r.metrics.count(undone)
 	r.giveBack(e, time.Now().Add(settleTime), func() error { return r.Jobs.UndoJob(r.store, e.Proc, e.Claim.Token) })
+	return undone
 }
 
 // giveBack ends a claim without an ack. Where that is not possible the claim's time-out does it later.

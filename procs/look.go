@@ -18,6 +18,9 @@ const (
 	// lookAhead is how many more procs than the slots call for are asked for.
 	lookAhead = 64
 
+	// lookPatience is how long a look may take before the loop counts as stuck.
+	lookPatience = 30 * time.Second
+
 	// A look that the store refuses is repeated after a growing delay.
 	firstLookDelay = 100 * time.Millisecond
 	maxLookDelay   = 5 * time.Second
@@ -30,7 +33,9 @@ func (r *run) look(ctx context.Context) {
 	var failing time.Duration
 	for {
 		began := time.Now()
+		r.looks.Begin()
 		next, err := r.lookOnce(ctx)
+		r.looks.End()
 		if ctx.Err() != nil {
 			return
 		}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"pipeproc/api"
 )
@@ -66,6 +67,9 @@ type Config struct {
 
 	// Metrics is where the counters are registered. nil: nowhere.
 	Metrics prometheus.Registerer
+
+	// Tracer traces executions. nil: nothing is traced; webhooks are told of a trace all the same, for their own log.
+	Tracer trace.Tracer
 }
 
 // Workers run systemProcs.
@@ -73,6 +77,7 @@ type Workers struct {
 	config  Config
 	metrics metrics
 	inline  *inline
+	turns   api.Turns
 
 	// hire makes a fresh worker's processors; tests replace it.
 	hire func() processors
@@ -88,6 +93,7 @@ func New(c Config) *Workers {
 	}
 	in := newInline(&c)
 	return &Workers{
+		turns:   api.Turns{Name: "systemProcs", Patience: lookPatience},
 		config:  c,
 		metrics: newMetrics(c.Metrics),
 		inline:  in,
@@ -107,6 +113,9 @@ func (w *Workers) Check(p *api.Processor) error {
 	}
 	return w.config.Reach.checkURL(p.URL)
 }
+
+// Turns tell of each look for procs with work.
+func (w *Workers) Turns() *api.Turns { return &w.turns }
 
 // errStopping is the cause with which calls are cut off when their grace is over.
 var errStopping = errors.New("the workers stop")
@@ -128,7 +137,9 @@ func (w *Workers) Run(ctx context.Context) error {
 	store, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
 
-	r := &run{Config: c, metrics: &w.metrics, taking: ctx, calls: calls, store: store, again: make(chan struct{}, 1)}
+	w.turns.Start()
+	defer w.turns.Stop()
+	r := &run{Config: c, metrics: &w.metrics, looks: &w.turns, taking: ctx, calls: calls, store: store, again: make(chan struct{}, 1)}
 	seats := make([]*seat, c.Workers)
 	for i := range seats {
 		seats[i] = newSeat(w.hire, c.RestartAfter, w.metrics.restarts.Inc)
@@ -151,6 +162,7 @@ func (w *Workers) Run(ctx context.Context) error {
 type run struct {
 	Config
 	metrics *metrics
+	looks   *api.Turns
 
 	taking context.Context // for taking work: ends at once
 	calls  context.Context // for calls of processors: ends after the grace

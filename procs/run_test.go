@@ -1,11 +1,13 @@
 package procs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -678,6 +680,47 @@ func TestUnknownKind(t *testing.T) {
 			t.Errorf("lastError %q, want %q", got, want)
 		}
 	})
+}
+
+// TestPanic: a fault of the program is a failed attempt, of which the log tells the stack, and the worker goes on.
+func TestPanic(t *testing.T) {
+	bubble(t, func(t *testing.T, m *memory, _ *network) {
+		m.commit("in", `{}`)
+		m.system("a", "in", nil, "http://a/")
+		var log bytes.Buffer
+		w := New(Config{Workers: 1, Concurrency: 1, Jobs: m, Watcher: m, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		f := &faulty{}
+		w.hire = func() processors { return processors{webhook: f, close: func() {}} }
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- w.Run(ctx) }()
+		synctest.Wait()
+		if got, want := m.proc("a").LastError, "the processor could not be run"; got != want {
+			t.Errorf("lastError %q, want %q", got, want)
+		}
+		time.Sleep(time.Hour) // it is tried again
+		synctest.Wait()
+		if got := m.proc("a"); got.Lag != 0 || f.calls != 2 {
+			t.Errorf("after %d calls: %+v", f.calls, got)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if told := log.String(); !strings.Contains(told, "panic: a fault") || !strings.Contains(told, "run_test.go") {
+			t.Errorf("neither the cause nor the stack is told: %s", told)
+		}
+	})
+}
+
+// faulty is a processor whose first call panics.
+type faulty struct{ calls int }
+
+func (f *faulty) process(context.Context, *api.Execution) (answer, error) {
+	if f.calls++; f.calls == 1 {
+		panic("a fault")
+	}
+	return answer{}, nil
 }
 
 // TestRestartAfter: each worker makes its number of executions over connections of its own, which are closed when it

@@ -36,6 +36,3 @@ func randomHex(n int) string {
 	_, _ = rand.Read(b) // never errs
 	return hex.EncodeToString(b)
 }
-
-// traceparent tells a call's trace in version 00, with a span id of its own, and that it is recorded.
-func traceparent(trace string) string { return "00-" + trace + "-" + randomHex(8) + "-01" }

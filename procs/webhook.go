@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"pipeproc/api"
 )
 
@@ -34,6 +36,7 @@ var errTimeout = errors.New("the processor's time is over")
 type webhook struct {
 	transport http.RoundTripper
 	agent     string
+	tracer    trace.Tracer // nil: nothing is traced
 }
 
 // newProcessors makes the processors of one worker, with connections of their own.
@@ -50,18 +53,22 @@ func newProcessors(c *Config) processors {
 		DisableCompression:     true,
 	}
 	return processors{
-		webhook: &webhook{transport: t, agent: "pipeproc/" + c.Version},
+		webhook: &webhook{transport: t, agent: "pipeproc/" + c.Version, tracer: c.Tracer},
 		close:   t.CloseIdleConnections, // and dials that nobody waits for any more
 	}
 }
 
 func (h *webhook) process(ctx context.Context, e *api.Execution) (a answer, err error) {
-	trace := randomHex(16)
-	defer func() { a.trace = trace }() // however it ends
+	ctx, traced, parent, ended := h.called(ctx, e)
+	status := 0
+	defer func() { // however it ends
+		a.trace = traced
+		ended(status)
+	}()
 	timeout := milliseconds(e.Processor.CallTimeout(e.ReclaimTimeout))
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
-	req, err := h.request(ctx, e, trace)
+	req, err := h.request(ctx, e, parent)
 	if err != nil {
 		return answer{}, failed(err, "the processor cannot be called")
 	}
@@ -70,6 +77,7 @@ func (h *webhook) process(ctx context.Context, e *api.Execution) (a answer, err 
 		return answer{}, broken(ctx, timeout, err)
 	}
 	defer resp.Body.Close()
+	status = resp.StatusCode
 
 	if f := refusal(resp, time.Now()); f != nil {
 		discard(resp, cancel)
@@ -95,7 +103,7 @@ func (h *webhook) process(ctx context.Context, e *api.Execution) (a answer, err 
 }
 
 // request is the call of a processor, told in the OpenAPI document.
-func (h *webhook) request(ctx context.Context, e *api.Execution, trace string) (*http.Request, error) {
+func (h *webhook) request(ctx context.Context, e *api.Execution, traceparent string) (*http.Request, error) {
 	body, err := payload(e)
 	if err != nil {
 		return nil, err
@@ -119,7 +127,7 @@ func (h *webhook) request(ctx context.Context, e *api.Execution, trace string) (
 	req.Header.Set("webhook-timestamp", timestamp)
 	req.Header.Set("webhook-signature", signature)
 	req.Header.Set("webhook-attempt", strconv.Itoa(e.Claim.Attempt))
-	req.Header.Set("traceparent", traceparent(trace))
+	req.Header.Set("traceparent", traceparent)
 	return req, nil
 }
 

@@ -5,7 +5,7 @@ const (
 	// Seqs come from a counter that moves on outside the transaction that adds the logs.
 	SeqsBeforeCommit = "seqs-before-commit"
 	// An ack acts on the live claim, whatever its token.
-	AckAnyToken = "ack-any-token"
+	AckAnyToken = "ack-any-token" //nolint:gosec // the name of a bug, no credential
 	// GC keeps nothing for procs that never claimed, and for disabled ones.
 	ForgottenProcs = "forgotten-procs"
 	// Nobody looks for what has changed while the listener was away: neither when it is back, nor now and then.

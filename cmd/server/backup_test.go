@@ -62,6 +62,9 @@ func everything(t *testing.T, url string) (all []string) {
 	t.Helper()
 	for _, path := range []string{"/v1/topics", "/v1/topics/numbers/logs", "/v1/topics/other/logs", "/v1/topics/out/logs", "/v1/system-procs"} {
 		status, answer := call(t, "GET", url, path, "")
+		if status != http.StatusOK {
+			answer = "" // each has a request id of its own
+		}
 		all = append(all, fmt.Sprint(path, " ", status, " ", answer))
 	}
 	_, answer := call(t, "GET", url, "/v1/procs", "")

@@ -25,14 +25,14 @@ type brake struct {
 }
 
 // newBrake puts a script in the place of one of the programs. In it REAL is the program, and STOP the moment.
-func newBrake(t *testing.T, real embedded.Programs, program, script string) *brake {
+func newBrake(t *testing.T, installed embedded.Programs, program, script string) *brake {
 	t.Helper()
 	dir := folder(t)
 	b := &brake{dir: filepath.Join(dir, "bin"), stopped: filepath.Join(dir, "stopped"), through: filepath.Join(dir, "through")}
 	if err := os.Mkdir(b.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Dir(real.Dump)
+	bin := filepath.Dir(installed.Dump)
 	programs, err := os.ReadDir(bin)
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,8 @@ func run(args []string) int {
 		return backup(args[1:], false)
 	case "restore":
 		return backup(args[1:], true)
+	case "keygen":
+		return keygen(args[1:])
 	case "postgres-check":
 		return postgresCheck(args[1:])
 	case "version":
@@ -70,6 +72,17 @@ func serve(args []string) int {
 	defer runtime.KeepAlive(ballast)
 	if err := s.Run(untilSignal()); err != nil {
 		return fail(exitFailed, err)
+	}
+	return exitOK
+}
+
+// keygen prints an API key and the line that lets it in.
+func keygen(args []string) int {
+	switch err := service.Keygen(args, os.Stdout); {
+	case errors.Is(err, service.ErrHelp):
+		fmt.Print(service.KeygenHelp)
+	case err != nil:
+		return fail(exitUsage, err)
 	}
 	return exitOK
 }

@@ -130,6 +130,7 @@ func TestBadFlags(t *testing.T) {
 		"everybody's, v6":    {args: []string{"--memory", "--listen=[::]:0"}, want: "--insecure"},
 		"everybody's, short": {args: []string{"--memory", "--listen=:0"}, want: "--insecure"},
 		"no address":         {args: []string{"--memory", "--listen=8080"}, want: "host:port"},
+		"no file":            {args: []string{"--memory", "--listen=unix:@abstract"}, want: "no file"},
 		"no path":            {args: []string{"--memory", "--listen=unix:"}, want: "no path"},
 		"no certificate":     {args: []string{"--memory", "--tls-cert=/none", "--tls-key=/none"}, want: "--tls-cert"},
 		"healthcheck's flag": {args: []string{"healthcheck", "--nope"}, want: "-nope"},
@@ -297,7 +298,7 @@ func underWay(t *testing.T, url, path, body string) (net.Conn, *bufio.Reader) {
 	}
 	t.Cleanup(func() { conn.Close() })
 	// The server says 100 when it begins to read the body.
-	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
 		"Expect: 100-continue\r\n\r\n", path, len(body)); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +376,7 @@ func TestDatabaseRefuses(t *testing.T) {
 		t.Errorf("exit code %d after %v, %s", code, time.Since(began), stderr)
 	}
 	code, _, stderr = runs(t, nil, "--database-url", "postgres://u:sesame@host:port/x", "--listen=127.0.0.1:0")
-	if code != 1 || strings.Contains(stderr, "sesame") {
+	if code != 2 || strings.Contains(stderr, "sesame") {
 		t.Errorf("a malformed URL: exit code %d, %s", code, stderr)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,7 +48,7 @@ func newAuthority(t *testing.T, dir string) *authority {
 }
 
 // issue makes a certificate for 127.0.0.1 and writes it with its key.
-func (a *authority) issue(t *testing.T, dir, name string, usage x509.ExtKeyUsage) (cert, key string) {
+func (a *authority) issue(t *testing.T, dir, name string, usages ...x509.ExtKeyUsage) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -55,7 +56,7 @@ func (a *authority) issue(t *testing.T, dir, name string, usage x509.ExtKeyUsage
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{usage}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+		ExtKeyUsage: usages, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key)
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +148,29 @@ func TestClientCertificates(t *testing.T) {
 	}
 	if _, _, err := tryBy(ca.client(t, nil), "GET", u, "/readyz", ""); err == nil {
 		t.Error("no certificate is needed")
+	}
+	both, bothKey := ca.issue(t, dir, "both", x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)
+	for _, c := range []struct {
+		what      string
+		cert, key string
+		code      int
+		told      string
+	}{
+		{"no certificate", "", "", 1, "--tls-cert"},
+		{"the server's", cert, key, 1, "tls: "},
+		{"a stranger's", filepath.Join(otherDir, "stranger.pem"), filepath.Join(otherDir, "stranger.key"), 1, "tls: "},
+		{"one that is not there", filepath.Join(dir, "none"), key, 1, "none"},
+		{"a client's", filepath.Join(dir, "friend.pem"), filepath.Join(dir, "friend.key"), 0, ""},
+		{"one for servers and clients", both, bothKey, 0, ""},
+	} {
+		code, _, stderr := runs(t, nil, "healthcheck", "--url", u, "--tls-cert="+c.cert, "--tls-key="+c.key)
+		if code != c.code || !strings.Contains(stderr, c.told) || (stderr == "") != (code == 0) {
+			t.Errorf("healthcheck with %s: %d %q", c.what, code, stderr)
+		}
+	}
+	env := []string{"PIPEPROC_LISTEN=0.0.0.0" + u[strings.LastIndex(u, ":"):] + ",unix:/s", "PIPEPROC_TLS_CERT=" + both, "PIPEPROC_TLS_KEY=" + bothKey}
+	if code, _, stderr := runs(t, env, "healthcheck"); code != 0 {
+		t.Errorf("healthcheck by the environment: %d %q", code, stderr)
 	}
 	p.stop(t)
 }

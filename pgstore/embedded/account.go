@@ -24,7 +24,7 @@ type account struct {
 // pickAccount chooses the account for a folder; nil when this process is not root. Error: ErrAccess, when the data
 // belongs to an account that PostgreSQL cannot run under.
 func pickAccount(f *folder) (*account, error) {
-	euid := uint32(os.Geteuid())
+	euid := uint32(os.Geteuid()) //nolint:gosec // an id of Unix has 32 bits
 	data, err := os.Stat(f.dataDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -60,9 +60,9 @@ func unprivileged() (*account, error) {
 		if err != nil {
 			continue
 		}
-		uid, err1 := strconv.ParseInt(u.Uid, 10, 64)
-		gid, err2 := strconv.ParseInt(u.Gid, 10, 64)
-		if err1 == nil && err2 == nil && uint32(uid) != 0 {
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err1 == nil && err2 == nil && uid != 0 {
 			return &account{name: name, uid: uint32(uid), gid: uint32(gid)}, nil
 		}
 	}
@@ -74,7 +74,7 @@ func ownerOf(info fs.FileInfo) *account {
 	st := info.Sys().(*syscall.Stat_t)
 	a := &account{name: accountName(st.Uid), uid: st.Uid, gid: st.Gid}
 	if u, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10)); err == nil {
-		if gid, err := strconv.ParseInt(u.Gid, 10, 64); err == nil {
+		if gid, err := strconv.ParseUint(u.Gid, 10, 32); err == nil {
 			a.gid = uint32(gid)
 		}
 	}
@@ -84,7 +84,7 @@ func ownerOf(info fs.FileInfo) *account {
 // checkNamed says what initdb would say, in words that help.
 func (a *account) checkNamed() error {
 	if a == nil {
-		a = &account{name: accountName(uint32(os.Geteuid()))}
+		a = &account{name: accountName(uint32(os.Geteuid()))} //nolint:gosec // an id of Unix has 32 bits
 	}
 	if a.named() {
 		return nil
@@ -154,7 +154,7 @@ func (a *account) barrier(dir string) string {
 			return b
 		}
 	}
-	if info, err := os.Stat(dir); err == nil && !a.canEnter(info) {
+	if info, err := os.Stat(dir); err == nil && !a.canEnter(info) { //nolint:gosec // but looked at, and the operator names it
 		return dir
 	}
 	return ""

@@ -98,7 +98,7 @@ func dataVersion(data string) (int, error) {
 
 // openFolder makes the folder if need be and locks it. Error: ErrInUse with the other server's pid.
 func openFolder(dir string) (*folder, error) {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // PostgreSQL's account is to get through; the folder itself is closed
 		return nil, err
 	}
 	switch err := os.Mkdir(dir, 0o700); {

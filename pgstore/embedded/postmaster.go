@@ -310,7 +310,7 @@ func (c *Cluster) clearSocket() error {
 
 // trusted are the accounts whose temporary folders are ours.
 func (c *Cluster) trusted() []uint32 {
-	ids := []uint32{uint32(os.Geteuid())}
+	ids := []uint32{uint32(os.Geteuid())} //nolint:gosec // an id of Unix has 32 bits
 	if c.account != nil {
 		ids = append(ids, c.account.uid)
 	}

@@ -144,7 +144,7 @@ func Restore(ctx context.Context, b BackupConfig) (err error) {
 
 // check holds that the file is a backup of the namespace and of nothing else.
 func (b *BackupConfig) check(ctx context.Context, programs embedded.Programs) error {
-	list := exec.CommandContext(ctx, programs.Restore, "--list", b.File)
+	list := exec.CommandContext(ctx, programs.Restore, "--list", b.File) //nolint:gosec // PostgreSQL's own program, on the file that the operator names
 	var out strings.Builder
 	list.Stdout = &out
 	if err := finish(list); err != nil {
@@ -174,7 +174,7 @@ func (b *BackupConfig) load(ctx context.Context, url string, programs embedded.P
 	if err != nil {
 		return err
 	}
-	restore := exec.CommandContext(ctx, programs.Restore, "--file=-", "--no-owner", "--no-privileges", b.File)
+	restore := exec.CommandContext(ctx, programs.Restore, "--file=-", "--no-owner", "--no-privileges", b.File) //nolint:gosec // PostgreSQL's own program, on the file that the operator names
 	ended := make(chan error, 1)
 	go func() { ended <- finish(sql) }()
 	write := func(text string) error {
@@ -218,7 +218,7 @@ func program(ctx context.Context, url, path string, args ...string) (*exec.Cmd, 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, path, append(args, "--no-password")...)
+	cmd := exec.CommandContext(ctx, path, append(args, "--no-password")...) //nolint:gosec // PostgreSQL's own program, with arguments of ours
 	cmd.Env = env
 	return cmd, nil
 }
@@ -262,7 +262,7 @@ func writeWhole(name string, write func(*os.File) error) (size int64, err error)
 	if err := os.Rename(f.Name(), name); err != nil {
 		return 0, err
 	}
-	folder, err := os.Open(dir)
+	folder, err := os.Open(dir) //nolint:gosec // the folder of the file that the operator names
 	if err != nil {
 		return 0, err
 	}

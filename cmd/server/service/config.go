@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"pipeproc/api"
+	"pipeproc/httpapi"
 )
 
 // Config says how a server runs. DefaultConfig gives the defaults; the zero Config is not valid.
@@ -21,8 +24,19 @@ type Config struct {
 	// clients must show a certificate signed by one of its authorities.
 	TLSCert, TLSKey, TLSClientCA string
 
+	// SocketMode is the mode of Unix sockets' files.
+	SocketMode fs.FileMode
+
+	// APIKeysFile holds the API keys of which clients need one, see Keygen. TicketSecretFile holds a secret that servers
+	// share which are to take each other's stream tickets. Both may be left out.
+	APIKeysFile, TicketSecretFile string
+
 	// Insecure allows a TCP listener that other machines can reach, although nobody has to prove who they are.
 	Insecure bool
+
+	// AllowedHosts are names that the Host header of a request may have, besides those of loopback; CORSOrigins are origins
+	// whose pages may use the server. See httpapi.Config.
+	AllowedHosts, CORSOrigins []string
 
 	// AllowShutdown allows POST /v1/shutdown.
 	AllowShutdown bool
@@ -30,9 +44,18 @@ type Config struct {
 	// StreamMaxAge is how long one SSE stream lasts before it is ended for the client to connect anew, at least a second.
 	StreamMaxAge time.Duration
 
-	// MaxStreams and MaxStreamsPerAddress are the most streams, of events or of lines, that are open at a time: in all, and
-	// from one address. 0: no limit.
-	MaxStreams, MaxStreamsPerAddress int
+	// MaxStreams, MaxStreamsPerAddress and MaxStreamsPerKey are the most streams, of events or of lines, that are open at a
+	// time: in all, from one address, and with one API key. 0: no limit.
+	MaxStreams, MaxStreamsPerAddress, MaxStreamsPerKey int
+
+	// MaxConnections is the most TCP connections of clients that are open at a time. 0: as many as the process may have.
+	MaxConnections int
+
+	// RateLimit is how many requests a second one address, and one API key, may make. 0: any number.
+	RateLimit int
+
+	// TrustedProxies are addresses, or ranges of them, whose X-Forwarded-For is believed; "unix": all Unix sockets.
+	TrustedProxies []string
 
 	// Namespace is the PostgreSQL schema's, see api.CheckNamespace.
 	Namespace string
@@ -90,9 +113,12 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen:               []string{"127.0.0.1:8080"},
+		SocketMode:           0o600,
 		StreamMaxAge:         10 * time.Minute,
 		MaxStreams:           20_000,
 		MaxStreamsPerAddress: 20_000,
+		MaxStreamsPerKey:     20_000,
+		MaxConnections:       25_000,
 		Namespace:            "default",
 		DataDir:              "./pipeproc_data",
 		Workers:              1,
@@ -125,6 +151,12 @@ func (c *Config) validate() error {
 		return errors.New("--max-streams is 0 (no limit) or a number of streams")
 	case c.MaxStreamsPerAddress < 0:
 		return errors.New("--max-streams-per-address is 0 (no limit) or a number of streams")
+	case c.MaxStreamsPerKey < 0:
+		return errors.New("--max-streams-per-key is 0 (no limit) or a number of streams")
+	case c.MaxConnections < 0:
+		return errors.New("--max-connections is 0 (no limit) or a number of connections")
+	case c.RateLimit < 0:
+		return errors.New("--rate-limit is 0 (no limit) or a number of requests a second")
 	case c.Memory && c.DatabaseURL != "":
 		return errors.New("--memory is a private throw-away PostgreSQL: it cannot be had with a database URL")
 	case c.DatabaseDirectURL != "" && c.DatabaseURL == "":
@@ -144,7 +176,24 @@ func (c *Config) validate() error {
 	case c.LogFormat != "text" && c.LogFormat != "json":
 		return fmt.Errorf("--log-format %q: it is text or json", c.LogFormat)
 	}
+	if err := c.checkPages(); err != nil {
+		return err
+	}
 	if _, err := webhookAllow(c.WebhookAllow); err != nil {
+		return err
+	}
+	if _, err := trustedProxies(c.TrustedProxies); err != nil {
+		return err
+	}
+	for _, u := range []struct{ flag, url string }{{"--database-url", c.DatabaseURL}, {"--database-direct-url", c.DatabaseDirectURL}} {
+		if u.url == "" {
+			continue
+		}
+		if err := checkDatabaseURL(u.url); err != nil {
+			return fmt.Errorf("%s: %w", u.flag, err)
+		}
+	}
+	if _, err := tracing(); err != nil {
 		return err
 	}
 	if err := api.CheckNamespace(c.Namespace); err != nil {
@@ -153,6 +202,22 @@ func (c *Config) validate() error {
 			return errors.New("--" + e.Message)
 		}
 		return err
+	}
+	return nil
+}
+
+// checkPages checks what is told of browsers, and makes hosts lower case.
+func (c *Config) checkPages() error {
+	for _, origin := range c.CORSOrigins {
+		if err := httpapi.ParseOrigin(origin); err != nil {
+			return fmt.Errorf("--cors-origin: %w", err)
+		}
+	}
+	for i, host := range c.AllowedHosts {
+		if err := httpapi.ParseHost(host); err != nil {
+			return fmt.Errorf("--allowed-host: %w", err)
+		}
+		c.AllowedHosts[i] = strings.ToLower(host)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"flag"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -37,13 +38,18 @@ func TestParseConfig(t *testing.T) {
 		"nothing": {want: DefaultConfig()},
 		"every flag": {
 			args: []string{"--listen", "127.0.0.1:1", "--listen=unix:/s", "--tls-cert=c", "--tls-key=k", "--tls-client-ca=a",
-				"--insecure", "--allow-shutdown", "--stream-max-age=1m", "--max-streams=7",
-				"--max-streams-per-address=8", "--namespace=n", "--database-url=postgres:///x", "--database-direct-url=postgres:///y",
+				"--socket-mode=0660", "--api-keys-file=f", "--ticket-secret-file=s", "--allowed-host=A.example", "--allowed-host=b",
+				"--cors-origin=https://app.example", "--insecure", "--allow-shutdown", "--stream-max-age=1m", "--max-streams=7",
+				"--max-streams-per-address=8", "--max-streams-per-key=9",
+				"--max-connections=10", "--rate-limit=11", "--trusted-proxy=10.0.0.0/8", "--trusted-proxy", "unix", "--namespace=n", "--database-url=postgres:///x",
+				"--database-direct-url=postgres:///y",
 				"--data-dir=d", "--postgres-bin=b", "--unsafe-durability", "--workers=2", "--worker-concurrency=3",
 				"--worker-restart-after=4", "--inline-processors", "--webhook-allow=10.0.0.0/8", "--webhook-allow", "::1", "--gc",
 				"--gc-min-prune-time=5", "--gc-interval=6", "--log-level=debug", "--log-format=json", "--pprof-listen=[::1]:1"},
 			want: Config{Listen: []string{"127.0.0.1:1", "unix:/s"}, TLSCert: "c", TLSKey: "k", TLSClientCA: "a", Insecure: true,
-				AllowShutdown: true, StreamMaxAge: time.Minute, MaxStreams: 7, MaxStreamsPerAddress: 8, Namespace: "n",
+				SocketMode: 0o660, APIKeysFile: "f", TicketSecretFile: "s", AllowedHosts: []string{"a.example", "b"},
+				CORSOrigins: []string{"https://app.example"}, AllowShutdown: true, StreamMaxAge: time.Minute, MaxStreams: 7, MaxStreamsPerAddress: 8, MaxStreamsPerKey: 9,
+				MaxConnections: 10, RateLimit: 11, TrustedProxies: []string{"10.0.0.0/8", "unix"}, Namespace: "n",
 				DatabaseURL: "postgres:///x", DatabaseDirectURL: "postgres:///y", DataDir: "d",
 				PostgresBin: "b", UnsafeDurability: true, Workers: 2, WorkerConcurrency: 3, WorkerRestartAfter: 4,
 				InlineProcessors: true, WebhookAllow: []string{"10.0.0.0/8", "::1"}, GC: true, GCMinPruneTime: 5, GCInterval: 6, LogLevel: slog.LevelDebug, LogFormat: "json",
@@ -51,9 +57,13 @@ func TestParseConfig(t *testing.T) {
 		},
 		"every variable": {
 			env: map[string]string{"PIPEPROC_LISTEN": "127.0.0.1:1, unix:/s", "PIPEPROC_TLS_CERT": "c", "PIPEPROC_TLS_KEY": "k",
+				"PIPEPROC_SOCKET_MODE": "660", "PIPEPROC_API_KEYS_FILE": "f", "PIPEPROC_TICKET_SECRET_FILE": "s",
+				"PIPEPROC_ALLOWED_HOST": "A.example, b", "PIPEPROC_CORS_ORIGIN": "https://app.example",
 				"PIPEPROC_TLS_CLIENT_CA": "a", "PIPEPROC_INSECURE": "true", "PIPEPROC_ALLOW_SHUTDOWN": "1",
 				"PIPEPROC_STREAM_MAX_AGE": "1m", "PIPEPROC_MAX_STREAMS": "7", "PIPEPROC_MAX_STREAMS_PER_ADDRESS": "8",
-				"PIPEPROC_NAMESPACE": "n", "PIPEPROC_DATA_DIR": "d", "PIPEPROC_MEMORY": "true",
+				"PIPEPROC_MAX_STREAMS_PER_KEY": "9", "PIPEPROC_MAX_CONNECTIONS": "10", "PIPEPROC_RATE_LIMIT": "11",
+				"PIPEPROC_TRUSTED_PROXY": "10.0.0.0/8, unix",
+				"PIPEPROC_NAMESPACE":     "n", "PIPEPROC_DATA_DIR": "d", "PIPEPROC_MEMORY": "true",
 				"PIPEPROC_POSTGRES_BIN": "b", "PIPEPROC_UNSAFE_DURABILITY": "true", "PIPEPROC_WORKERS": "2",
 				"PIPEPROC_WORKER_CONCURRENCY": "3", "PIPEPROC_WORKER_RESTART_AFTER": "4",
 				"PIPEPROC_INLINE_PROCESSORS": "true",
@@ -61,7 +71,9 @@ func TestParseConfig(t *testing.T) {
 				"PIPEPROC_GC_MIN_PRUNE_TIME": "5", "PIPEPROC_GC_INTERVAL": "6", "PIPEPROC_LOG_LEVEL": "warn",
 				"PIPEPROC_LOG_FORMAT": "json", "PIPEPROC_PPROF_LISTEN": "127.0.0.1:0", "PIPEPROC_VERSION": "true"},
 			want: Config{Listen: []string{"127.0.0.1:1", "unix:/s"}, TLSCert: "c", TLSKey: "k", TLSClientCA: "a", Insecure: true,
-				AllowShutdown: true, StreamMaxAge: time.Minute, MaxStreams: 7, MaxStreamsPerAddress: 8, Namespace: "n",
+				SocketMode: 0o660, APIKeysFile: "f", TicketSecretFile: "s", AllowedHosts: []string{"a.example", "b"},
+				CORSOrigins: []string{"https://app.example"}, AllowShutdown: true, StreamMaxAge: time.Minute, MaxStreams: 7, MaxStreamsPerAddress: 8, MaxStreamsPerKey: 9,
+				MaxConnections: 10, RateLimit: 11, TrustedProxies: []string{"10.0.0.0/8", "unix"}, Namespace: "n",
 				DataDir: "d", Memory: true, PostgresBin: "b",
 				UnsafeDurability: true, Workers: 2, WorkerConcurrency: 3, WorkerRestartAfter: 4,
 				InlineProcessors: true, WebhookAllow: []string{"10.0.0.0/8", "::1"}, GC: true, GCMinPruneTime: 5,
@@ -141,6 +153,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		"streams per address":  {args: []string{"--max-streams-per-address=-1"}, want: "--max-streams-per-address"},
 		"log level":            {args: []string{"--log-level=loud"}, want: "log-level"},
 		"log format":           {args: []string{"--log-format=xml"}, want: "--log-format"},
+		"no keys file":         {args: []string{"--api-keys-file="}, want: "api-keys-file"},
+		"no authorities":       {args: []string{"--tls-cert=c", "--tls-key=k", "--tls-client-ca", ""}, want: "tls-client-ca"},
 		"empty listen":         {args: []string{"--listen="}, want: "listen"},
 		"memory and url":       {args: []string{"--memory", "--database-url=postgres:///x"}, want: "--memory"},
 		"memory and variable":  {args: []string{"--memory"}, env: map[string]string{"DATABASE_URL": "x"}, want: "--memory"},
@@ -179,13 +193,11 @@ func TestParseConfigTexts(t *testing.T) {
 func TestHelp(t *testing.T) {
 	help := Help()
 	c := DefaultConfig()
-	for _, g := range options(&c).groups {
-		for _, l := range g.lines {
-			if !strings.Contains(help, l.name) {
-				t.Errorf("%s is not told of", l.name)
-			}
+	options(&c).set.VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(help, "\n  --"+f.Name) {
+			t.Errorf("--%s is not told of", f.Name)
 		}
-	}
+	})
 	for line := range strings.Lines(help) {
 		if len(line) > 120 {
 			t.Errorf("too wide: %s", line)

@@ -73,7 +73,7 @@ func (d *database) stop() error {
 func reach(ctx context.Context, url string, log *slog.Logger) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
-		return err // pgx blanks the password out
+		return checkDatabaseURL(url)
 	}
 	config.ConnectTimeout = reachAttempt
 	for end := time.Now().Add(reachTime); ; {

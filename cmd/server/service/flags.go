@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strconv"
@@ -48,6 +49,7 @@ func Help() string {
 
 Usage:
   server [flags]                   run the server
+  server keygen --name N --role R  make an API key
   server healthcheck [--url URL]   exit 0 when a running server is ready
   server backup FILE [flags]       save the namespace to FILE, also while servers run
   server restore FILE [flags]      put a backup in the namespace's place; --replace: also where that holds data
@@ -86,15 +88,27 @@ func options(c *Config) *optionSet {
 
 	o.group("Listening")
 	o.value(&listValue{list: &c.Listen}, "listen", "ADDRESS", "host:port, where port 0 takes a free one, or unix:/path.sock,\n"+
-		"which its owner alone can use; repeatable (default 127.0.0.1:8080)")
-	o.string(&c.TLSCert, "tls-cert", "FILE", "certificate chain (PEM): the TCP listeners speak TLS")
-	o.string(&c.TLSKey, "tls-key", "FILE", "its private key (PEM)")
-	o.string(&c.TLSClientCA, "tls-client-ca", "FILE", "authorities (PEM): clients must show a certificate of theirs")
+		"see --socket-mode; repeatable (default 127.0.0.1:8080)")
+	o.file(&c.TLSCert, "tls-cert", "certificate chain (PEM): the TCP listeners speak TLS. These three\nfiles, and that of the API keys, are read again when they change")
+	o.file(&c.TLSKey, "tls-key", "its private key (PEM)")
+	o.file(&c.TLSClientCA, "tls-client-ca", "authorities (PEM): clients must show a certificate of theirs")
+	o.value(modeValue{&c.SocketMode}, "socket-mode", "MODE", "mode of Unix sockets, octal (default 0600: their owner's alone)")
+	o.file(&c.APIKeysFile, "api-keys-file", "clients need an API key of this file, see server keygen --help")
+	o.file(&c.TicketSecretFile, "ticket-secret-file", "a secret, the same on all servers that are to take each other's\nstream tickets (default: one of each server's own)")
+	o.value(&listValue{list: &c.AllowedHosts}, "allowed-host", "NAME", "a name that clients may call this server by, besides those of\n"+
+		"loopback; repeatable")
+	o.value(&listValue{list: &c.CORSOrigins}, "cors-origin", "ORIGIN", "pages of this origin, as https://app.example, may use the server;\n"+
+		"repeatable")
 	o.bool(&c.Insecure, "insecure", "listen on addresses that other machines reach, open to all of them")
 	o.bool(&c.AllowShutdown, "allow-shutdown", "allow POST /v1/shutdown")
 	o.duration(&c.StreamMaxAge, "stream-max-age", "end a stream after this time; its client connects anew\n(default 10m)")
 	o.int(&c.MaxStreams, "max-streams", "the most streams that are open at a time (default 20000; 0 no limit)")
 	o.int(&c.MaxStreamsPerAddress, "max-streams-per-address", "the same, from one address of clients (default 20000; 0 no limit)")
+	o.int(&c.MaxStreamsPerKey, "max-streams-per-key", "the same, with one API key (default 20000; 0 no limit)")
+	o.int(&c.MaxConnections, "max-connections", "the most TCP connections of clients that are open at a time\n(default 25000; 0: as many as the process may have)")
+	o.int(&c.RateLimit, "rate-limit", "requests a second that one address, and one API key, may make\n(default 0, no limit)")
+	o.value(&listValue{list: &c.TrustedProxies}, "trusted-proxy", "CIDR", "believe the X-Forwarded-For of proxies at these addresses;\n"+
+		"unix: of whoever comes through a Unix socket; repeatable")
 
 	o.group("Database")
 	o.string(&c.DatabaseURL, "database-url", "URL", "a PostgreSQL (14 or newer) of yours; it wins over --data-dir. Also as\n"+
@@ -149,6 +163,10 @@ func (o *optionSet) string(p *string, name, placeholder, text string) {
 	o.set.StringVar(p, name, *p, "")
 	o.line("--"+name+" "+placeholder, text)
 }
+
+// file is the name of a file, which may be left out, but not be empty: a variable of a script that is not set must not leave
+// the server without its keys.
+func (o *optionSet) file(p *string, name, text string) { o.value(fileValue{p}, name, "FILE", text) }
 
 func (o *optionSet) bool(p *bool, name, text string) {
 	o.set.BoolVar(p, name, *p, "")
@@ -215,7 +233,7 @@ func variable(name string, env func(string) (string, bool)) (value, source strin
 		case file != "" && value != "":
 			return "", "", fmt.Errorf("%s and %[1]s_FILE are both set; one of them is to go", source)
 		case file != "":
-			text, err := os.ReadFile(file)
+			text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 			if err != nil {
 				return "", "", fmt.Errorf("%s_FILE: %w", source, err)
 			}
@@ -253,6 +271,18 @@ func (v *listValue) Set(s string) error {
 	return nil
 }
 
+type fileValue struct{ name *string }
+
+func (v fileValue) String() string { return "" }
+
+func (v fileValue) Set(s string) error {
+	if s == "" {
+		return errors.New("no file given")
+	}
+	*v.name = s
+	return nil
+}
+
 type levelValue struct{ level *slog.Level }
 
 func (v levelValue) String() string { return "" }
@@ -263,4 +293,17 @@ func (v levelValue) Set(s string) error {
 		return v.level.UnmarshalText([]byte(s))
 	}
 	return errors.New("it is debug, info, warn or error, not " + strconv.Quote(s))
+}
+
+type modeValue struct{ mode *fs.FileMode }
+
+func (v modeValue) String() string { return "" }
+
+func (v modeValue) Set(s string) error {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || mode > 0o777 || mode&0o600 != 0o600 {
+		return errors.New("it is octal, and its owner's to read and write, as 0600 or 0660; not " + strconv.Quote(s))
+	}
+	*v.mode = fs.FileMode(mode)
+	return nil
 }

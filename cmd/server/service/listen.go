@@ -16,30 +16,36 @@ import (
 type endpoint struct {
 	tcp  *net.TCPAddr
 	path string
-	tls  bool // TCP alone: who may use a Unix socket is said by its file's mode
+	mode fs.FileMode // of path
+	tls  bool        // TCP alone: who may use a Unix socket is said by its file's mode
 }
 
 const unixPrefix = "unix:"
 
 // endpoints resolves the addresses of --listen. An address that other machines reach is refused unless that is asked
-// for, or clients have to show certificates.
+// for, or clients have to show certificates or API keys.
 func endpoints(c *Config) ([]endpoint, error) {
 	var all []endpoint
 	for _, address := range c.Listen {
 		if path, ok := strings.CutPrefix(address, unixPrefix); ok {
-			if path == "" {
+			switch {
+			case path == "":
 				return nil, fmt.Errorf("--listen %s: no path given", address)
+			case path[0] == '@':
+				return nil, fmt.Errorf("--listen %s: a socket that is no file has no mode to say who may open it; give a path, "+
+					"./%s where the file is to be called so", address, path)
 			}
-			all = append(all, endpoint{path: path})
+			all = append(all, endpoint{path: path, mode: c.SocketMode})
 			continue
 		}
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
 			return nil, fmt.Errorf("--listen %s: it is host:port or unix:/path.sock: %w", address, err)
 		}
-		if !tcp.IP.IsLoopback() && !c.Insecure && c.TLSClientCA == "" {
+		if !tcp.IP.IsLoopback() && !c.Insecure && c.TLSClientCA == "" && c.APIKeysFile == "" {
 			return nil, fmt.Errorf("--listen %s: other machines can reach this address, and whoever does could read and change "+
-				"everything; listen on 127.0.0.1, or ask clients for certificates by --tls-client-ca, or accept it by --insecure",
+				"everything; listen on 127.0.0.1, or ask clients for keys by --api-keys-file, or for certificates by --tls-client-ca, "+
+				"or accept it by --insecure",
 				address)
 		}
 		all = append(all, endpoint{tcp: tcp, tls: c.TLSCert != ""})
@@ -47,10 +53,10 @@ func endpoints(c *Config) ([]endpoint, error) {
 	return all, nil
 }
 
-// listen opens the endpoint. A Unix socket gets the mode 0600; a socket file that nobody serves any more is replaced.
+// listen opens the endpoint. A Unix socket gets its mode; a socket file that nobody serves any more is replaced.
 func (e endpoint) listen(ctx context.Context) (net.Listener, error) {
 	if e.path != "" {
-		return listenUnix(ctx, e.path)
+		return listenUnix(ctx, e.path, e.mode)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		if e := raw.Control(func(fd uintptr) {
@@ -79,20 +85,20 @@ func (e endpoint) url(ln net.Listener) string {
 	return "http://" + ln.Addr().String()
 }
 
-func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+func listenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
 	if err := removeStale(ctx, path); err != nil {
 		return nil, err
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		// On Linux the file takes the mode over from the socket, so that nobody else ever gets in. Elsewhere this is
-		// refused, and the mode follows below, a moment later.
+		// refused, and the mode follows below, a moment later. So do others than the owner, if they are let in.
 		return raw.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
 	}}
 	ln, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	return ln, nil

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+
+	"pipeproc/httpapi"
 )
 
 // profilesAddress resolves the address of --pprof-listen; nil when there is none. Profiles tell what is in memory, and
@@ -46,8 +48,16 @@ func (s *Service) serveProfiles(l listener) func(context.Context) error {
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	owned := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A page whose name was made to mean this machine could read profiles, and any page have some taken.
+		if site := r.Header.Get("Sec-Fetch-Site"); !httpapi.LoopbackHost(r.Host) || site == "cross-site" || site == "same-site" {
+			http.Error(w, "not for the pages of others", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 	return func(ctx context.Context) error {
-		server := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		server := &http.Server{Handler: owned, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: maxHeaderBytes, BaseContext: func(net.Listener) context.Context { return ctx }}
 		defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 		s.log.Info("serving profiles", "url", l.url+"/debug/pprof/")

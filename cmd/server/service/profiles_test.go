@@ -59,6 +59,24 @@ func TestProfiles(t *testing.T) {
 			t.Errorf("%s: %s, %d bytes, want %d", url, res.Status, len(body), want)
 		}
 	}
+	for _, header := range []string{"Host: evil.example", "Host: 192.0.2.1", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"} {
+		name, value, _ := strings.Cut(header, ": ")
+		req, err := http.NewRequest("GET", "http://"+c.PprofListen+"/debug/pprof/heap", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if req.Header.Set(name, value); name == "Host" {
+			req.Host = value
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusForbidden {
+			t.Errorf("a page's request with %s: %s", header, res.Status)
+		}
+	}
 	spec := `{"name":"p","from":"t","processor":"http://` + c.PprofListen + `/debug/pprof/symbol"}`
 	res, err := client.Post(s.URLs()[0]+"/v1/system-procs", "application/json", strings.NewReader(spec))
 	if err != nil {

@@ -80,7 +80,7 @@ func databaseHosts(urls ...string) ([]databaseHost, error) {
 		}
 		config, err := pgx.ParseConfig(url)
 		if err != nil {
-			return nil, fmt.Errorf("a database URL: %w", err)
+			return nil, fmt.Errorf("a database URL: %w", checkDatabaseURL(url))
 		}
 		add(config.Host, config.Port)
 		for _, f := range config.Fallbacks { // further hosts, and the same with and without TLS

@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -16,9 +19,14 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 
+	// A connection of HTTP/2 on which nothing comes, or nothing can be sent, for pingAfter is tried; one that does not answer
+	// is closed, streams and all.
+	pingAfter   = 30 * time.Second
+	pingTimeout = 15 * time.Second
+
 	// drainTime is how long requests may take after a stop was asked for; those that wait for something are told to end
 	// after waitTime, when the short ones have had their answers.
-	drainTime = 10 * time.Second
+	drainTime = 9 * time.Second
 	waitTime  = 250 * time.Millisecond
 )
 
@@ -45,6 +53,22 @@ func (s *Service) listen(ctx context.Context) ([]listener, error) {
 	return all, nil
 }
 
+// limitConnections is listeners, whose TCP connections are counted; end is to be called when nobody accepts any more.
+func (s *Service) limitConnections(listeners []listener, metrics prometheus.Registerer) (limited []listener, end func()) {
+	most, less := connectionsAllowed(s.cfg.MaxConnections)
+	if less {
+		s.log.Warn("the process may open few files, so clients have fewer connections", "connections", most, "kept", ownFiles)
+	}
+	counted := newConnections(most, metrics)
+	limited = slices.Clone(listeners)
+	for i, l := range listeners {
+		if l.tcp != nil {
+			limited[i].Listener = counted.limited(l.Listener, !l.tls)
+		}
+	}
+	return limited, counted.told.Wait
+}
+
 // serve serves HTTP on the listeners. end stops that: no more connections, streams are ended by endStreams, requests are
 // answered, those that wait are told to end; what takes longer than drainTime is cut off.
 func (s *Service) serve(stop context.CancelCauseFunc, h http.Handler, endStreams func(), listeners []listener) (end func()) {
@@ -58,6 +82,10 @@ func (s *Service) serve(stop context.CancelCauseFunc, h http.Handler, endStreams
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what clients do wrong, at best
 		TLSConfig:         s.tls,
 		BaseContext:       func(net.Listener) context.Context { return requests },
+
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingAfter},
+
+		DisableGeneralOptionsHandler: true, // which would wait for a body without end
 	}
 	var serving sync.WaitGroup
 	for _, l := range listeners {

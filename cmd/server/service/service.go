@@ -25,16 +25,20 @@ import (
 type Service struct {
 	cfg       Config
 	log       *slog.Logger
-	tls       *tls.Config // nil: none
+	tls       *tls.Config   // nil: none
+	keys      *httpapi.Keys // nil: nobody needs one
+	tickets   []byte        // the secret of --ticket-secret-file; nil: none
+	reloaders []*reloader   // of files that may change
 	endpoints []endpoint
 	profiles  *net.TCPAddr   // nil: none
 	opened    []netip.Prefix // to webhooks
+	proxies   httpapi.Proxies
 	urls      []string
 	serving   chan struct{}
 	stopping  atomic.Bool
 }
 
-// New checks cfg, resolves its addresses and reads its TLS files. An error tells what is wrong with which flag; nothing
+// New checks cfg, resolves its addresses and reads its files. An error tells what is wrong with which flag; nothing
 // was started.
 func New(cfg Config) (*Service, error) {
 	if err := cfg.validate(); err != nil {
@@ -42,7 +46,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, log: logger(&cfg), serving: make(chan struct{})}
 	var err error
-	if s.tls, err = secure(&cfg); err != nil {
+	if err := s.readFiles(); err != nil {
 		return nil, err
 	}
 	if s.endpoints, err = endpoints(&cfg); err != nil {
@@ -54,7 +58,28 @@ func New(cfg Config) (*Service, error) {
 	if s.opened, err = webhookAllow(cfg.WebhookAllow); err != nil {
 		return nil, err
 	}
+	if s.proxies, err = trustedProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// readFiles reads the TLS files and the one of API keys.
+func (s *Service) readFiles() (err error) {
+	var certificates, keys *reloader
+	if s.tls, certificates, err = secure(&s.cfg, s.log); err != nil {
+		return err
+	}
+	if s.keys, keys, err = apiKeys(&s.cfg, s.log); err != nil {
+		return err
+	}
+	for _, r := range []*reloader{certificates, keys} {
+		if r != nil {
+			s.reloaders = append(s.reloaders, r)
+		}
+	}
+	s.tickets, err = ticketSecret(&s.cfg)
+	return err
 }
 
 // Ready is closed when every listener serves. It stays open when Run ends before that.
@@ -79,6 +104,7 @@ var errAsked = errors.New("shutdown asked for over HTTP")
 func (s *Service) Run(asked context.Context) (err error) {
 	ctx, stop := context.WithCancelCause(asked)
 	defer stop(nil)
+	s.warn()
 
 	db, err := openDatabase(ctx, &s.cfg, s.log)
 	if err != nil {
@@ -86,9 +112,15 @@ func (s *Service) Run(asked context.Context) (err error) {
 	}
 	defer also(&err, db.stop)
 
-	metrics := newMetrics()
+	tracer, endTraces, err := openTracer(ctx, s.cfg.Version, s.log)
+	if err != nil {
+		return err
+	}
+	defer also(&err, endTraces)
+
+	metrics := newMetrics(s.cfg.Version)
 	store, err := pgstore.Open(ctx, pgstore.Config{URL: db.url, DirectURL: db.direct, Namespace: s.cfg.Namespace,
-		UnsafeDurability: s.cfg.UnsafeDurability || s.cfg.Memory, Logger: s.log, Metrics: metrics})
+		UnsafeDurability: s.cfg.UnsafeDurability || s.cfg.Memory, Logger: s.log, Metrics: metrics, Tracer: tracer})
 	if err != nil {
 		return unlessStopped(ctx, err)
 	}
@@ -113,14 +145,18 @@ func (s *Service) Run(asked context.Context) (err error) {
 
 	workers := procs.New(procs.Config{Jobs: store, Watcher: store, Workers: s.cfg.Workers,
 		Concurrency: s.cfg.WorkerConcurrency, RestartAfter: s.cfg.WorkerRestartAfter, Version: s.cfg.Version, Logger: s.log,
-		Metrics: metrics, Reach: webhookReach(s.opened, slices.Concat(listeners, profiles), hosts), Inline: s.cfg.InlineProcessors})
+		Metrics: metrics, Tracer: tracer, Reach: webhookReach(s.opened, slices.Concat(listeners, profiles), hosts), Inline: s.cfg.InlineProcessors})
+	leases := &api.Turns{Name: "leases", Patience: leasesPatience}
 	streams := livestream.New(livestream.Config{LiveProcs: store, Procs: store, Tailer: store, Watcher: store,
 		Logger: s.log, MaxAge: s.cfg.StreamMaxAge, MaxStreams: s.cfg.MaxStreams,
-		MaxStreamsPerAddress: s.cfg.MaxStreamsPerAddress})
+		MaxStreamsPerAddress: s.cfg.MaxStreamsPerAddress, MaxStreamsPerKey: s.cfg.MaxStreamsPerKey, Leases: leases})
 	registerStreams(metrics, streams)
+	loops, turns := s.work(store, workers)
+	turns = append(turns, leases)
+	registerTurns(metrics, turns)
 	surface := httpapi.New(httpapi.Config{
 		Logs: store, Topics: store, Procs: store, SystemProcs: store, LiveProcs: store, Collector: store,
-		Health:         readiness{store, db, &s.stopping},
+		Health:         readiness{store, db, &s.stopping, turns},
 		Streams:        streams,
 		OpenAPI:        pipeproc.OpenAPI,
 		MinPruneTime:   s.cfg.GCMinPruneTime,
@@ -128,14 +164,22 @@ func (s *Service) Run(asked context.Context) (err error) {
 		Shutdown:       s.shutdown(stop),
 		Metrics:        metrics,
 		Logger:         s.log,
+		Tracer:         tracer,
+		Keys:           s.keys,
+		TicketSecret:   s.tickets,
+		AllowedHosts:   s.cfg.AllowedHosts,
+		CORSOrigins:    s.cfg.CORSOrigins,
+		Proxies:        s.proxies,
+		RateLimit:      s.cfg.RateLimit,
 	})
 
-	loops := s.work(store, workers)
 	for _, l := range profiles {
 		loops = append(loops, s.serveProfiles(l))
 	}
 	defer also(&err, start(stop, loops...))
-	defer s.serve(stop, surface, streams.Close, listeners)()
+	limited, end := s.limitConnections(listeners, metrics)
+	defer end()
+	defer s.serve(stop, surface, streams.Close, limited)()
 	if err := s.announce(listeners); err != nil {
 		return err
 	}
@@ -150,17 +194,22 @@ func (s *Service) Run(asked context.Context) (err error) {
 	return cause
 }
 
-// work is what the server does besides answering requests.
-func (s *Service) work(store *pgstore.Store, workers *procs.Workers) []func(context.Context) error {
-	loops := []func(context.Context) error{
-		workers.Run,
-		gcjob.NewSweep(gcjob.SweepConfig{Collector: store, Logger: s.log}).Run,
-	}
+// leasesPatience is what the renewal of all streams' leases may take: it ends each of its tries by itself.
+const leasesPatience = time.Minute
+
+// work is what the server does besides answering requests, and the turns of all its loops, the store's included.
+func (s *Service) work(store *pgstore.Store, workers *procs.Workers) (loops []func(context.Context) error, turns []*api.Turns) {
+	sweep := gcjob.NewSweep(gcjob.SweepConfig{Collector: store, Logger: s.log})
+	loops = []func(context.Context) error{workers.Run, sweep.Run}
+	turns = append(store.Turns(), workers.Turns(), sweep.Turns())
 	if s.cfg.GC {
-		loops = append(loops, gcjob.NewGC(gcjob.GCConfig{Collector: store, MinPruneTime: s.cfg.GCMinPruneTime,
-			Interval: time.Duration(s.cfg.GCInterval) * time.Millisecond, Logger: s.log}).Run)
+		gc := gcjob.NewGC(gcjob.GCConfig{Collector: store, MinPruneTime: s.cfg.GCMinPruneTime,
+			Interval: time.Duration(s.cfg.GCInterval) * time.Millisecond, Logger: s.log})
+		loops, turns = append(loops, gc.Run), append(turns, gc.Turns())
 	}
-	return loops
+	reloads, looks := runs(s.reloaders)
+	loops, turns = append(loops, reloads...), append(turns, looks...)
+	return loops, turns
 }
 
 // unlessStopped is err, or nil where err is that the start was cut short.
@@ -200,11 +249,12 @@ func (s *Service) announce(listeners []listener) error {
 	return nil
 }
 
-// readiness is ready when the store is, PostgreSQL is not being restarted, and the server does not stop.
+// readiness is ready when the store is, PostgreSQL is not being restarted, every loop turns, and the server does not stop.
 type readiness struct {
 	store    api.Health
 	db       *database
 	stopping *atomic.Bool
+	loops    []*api.Turns
 }
 
 func (r readiness) Ready(ctx context.Context) error {
@@ -214,7 +264,15 @@ func (r readiness) Ready(ctx context.Context) error {
 	if err := r.db.ready(); err != nil {
 		return err
 	}
-	return r.store.Ready(ctx)
+	if err := r.store.Ready(ctx); err != nil {
+		return err
+	}
+	for _, loop := range r.loops {
+		if err := loop.Stuck(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errStopping is what requests are told that still wait while the server stops.
