@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME    = 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-browser test-chaos soak lint vuln fuzz bench bench-systemprocs bench-streams bench-steady compose-check postgres postgres-for-test browser-for-test webdis
+.PHONY: help build run test test-browser test-security test-chaos soak lint vuln fuzz bench bench-systemprocs bench-streams bench-steady compose-check postgres postgres-for-test browser-for-test webdis
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ PLAYWRIGHT = e2e/testdata/browser/node_modules/.package-lock.json
 test-browser: build postgres-for-test $(PLAYWRIGHT) ## run the tests of streams in a real browser, Chromium, without a window
 	@go test -race -tags browser -run '^TestBrowser$$' -count=1 -timeout 5m ./e2e
 
+# Many attacks take time and little else, so more of them go on at once than there are processors.
+test-security: build postgres-for-test ## attack a server, and see that it is not impressed (about 2 minutes)
+	@go test -tags security -count=1 -parallel 6 -timeout 10m ./e2e/security
+
 # CHAOS_SEED=n plays the schedule of faults of an earlier run. No race detector: it would take the machine from the load.
 CHAOS = go test -tags faults -count=1 -run '^TestChaos$$' -v ./e2e/chaos
 test-chaos: build postgres-for-test ## break servers, PostgreSQL and network under load, and check what clients saw (9 minutes or more)
@@ -40,7 +44,7 @@ soak: build postgres-for-test ## the same for DURATION (1h), with memory and tab
 
 lint: ## check format and style
 	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted (gofmt -w):" $$bad >&2; exit 1; }
-	@go vet -tags browser,faults ./...
+	@go vet -tags browser,faults,security ./...
 	@go run $(GOLANGCI) run
 
 # govulncheck exits with 3 for a finding. It is installed, not run by go run, which would hide that code.
